@@ -1,0 +1,193 @@
+"""One strict configuration for the whole model: composition of the sections, YAML in and out."""
+
+import difflib
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self, get_args
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from spatial_v2a.autoencoder import AutoencoderConfig
+from spatial_v2a.errors import UserError
+from spatial_v2a.generator import GeneratorConfig
+from spatial_v2a.perception_config import PerceptionConfig
+from spatial_v2a.sampler_config import SamplerConfig
+from spatial_v2a.strict import StrictConfig
+from spatial_v2a.timing import Timing
+from spatial_v2a.training_config import TrainingConfig
+
+FORMAT_VERSION = 1
+
+
+class Config(StrictConfig):
+    """Everything that rebuilds a model and its training, and nothing else.
+
+    Attributes:
+        format_version: layout of checkpoint folders; raised when an old folder no longer loads.
+        name: short name of the model, used for run folders and cards.
+    """
+
+    format_version: int = FORMAT_VERSION
+    name: str
+    timing: Timing = Timing()
+    autoencoder: AutoencoderConfig
+    perception: PerceptionConfig
+    generator: GeneratorConfig
+    sampler: SamplerConfig = SamplerConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Self:
+        if self.generator.latent_dim != self.autoencoder.latent_dim:
+            raise ValueError(
+                f"generator.latent_dim is {self.generator.latent_dim} but autoencoder.latent_dim "
+                f"is {self.autoencoder.latent_dim}; make them equal"
+            )
+        return self
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: 1e-4 is a number, and a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key '{key_node.value}' is given twice", key_node.start_mark
+                )
+            seen.add(key_node.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot in a float, so 3e-4 would be read as text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def preset_names() -> list[str]:
+    """Names of the presets that ship with the package."""
+    folder = resources.files("spatial_v2a.configs")
+    return sorted(
+        p.name.removesuffix(".yaml") for p in folder.iterdir() if p.name.endswith(".yaml")
+    )
+
+
+def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Reads a preset by name, or a YAML file by path, and applies overrides.
+
+    Args:
+        preset_or_path: a name of `preset_names()`, a YAML file, or a checkpoint folder.
+        overrides: `section.key=value` strings; the value is read as YAML.
+
+    Raises:
+        UserError: missing file, bad YAML, unknown key (with its path), wrong type or value.
+    """
+    text, where = _read(preset_or_path)
+    return parse_config(text, where=where, overrides=overrides)
+
+
+def parse_config(text: str, *, where: str, overrides: list[str] | None = None) -> Config:
+    """Parses YAML text; `where` names its origin in error messages."""
+    data = _parse_yaml(text, where)
+    if not isinstance(data, dict):
+        raise UserError(f"{where} holds {type(data).__name__}, not a mapping of sections")
+    for override in overrides or []:
+        _apply(data, override)
+    version = data.get("format_version", FORMAT_VERSION)
+    if version != FORMAT_VERSION:
+        raise UserError(
+            f"{where} has format_version {version!r}, this release reads {FORMAT_VERSION}; "
+            "install the release that wrote it, or save the checkpoint again"
+        )
+    try:
+        # JSON mode is strict about types, yet takes lists for tuples, as YAML has no tuples.
+        return Config.model_validate_json(json.dumps(data), strict=True)
+    except (ValidationError, TypeError) as error:
+        raise UserError(f"{where}: {_explain(error)}") from None
+
+
+def config_to_yaml(config: Config) -> str:
+    """Writes every resolved value; `parse_config` gives back an equal object."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=100)
+
+
+def _read(preset_or_path: str | Path) -> tuple[str, str]:
+    name = str(preset_or_path)
+    if name in preset_names():
+        text = resources.files("spatial_v2a.configs").joinpath(f"{name}.yaml").read_text("utf-8")
+        return text, f"preset '{name}'"
+    path = Path(preset_or_path)
+    if path.is_dir():
+        path = path / "config.yaml"
+    if not path.is_file():
+        presets = ", ".join(preset_names())
+        raise UserError(f"no config file {path}; give a YAML file or a preset: {presets}")
+    try:
+        return path.read_text("utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path} ({error}); give a readable YAML text file") from None
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where} is not valid YAML ({reason}); mend the file") from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    """Sets one `a.b=value` in place, making the sections on its way."""
+    path, equals, value = override.partition("=")
+    keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"override {override!r} is not of the form section.key=value")
+    for key in keys[:-1]:
+        if not isinstance(data.setdefault(key, {}), dict):
+            raise UserError(f"override {override!r}: '{key}' is a value, not a section")
+        data = data[key]
+    data[keys[-1]] = _parse_yaml(value, f"override {override!r}")
+
+
+def _explain(error: ValidationError | TypeError) -> str:
+    """Turns the first finding of pydantic into one line with the full key path."""
+    if isinstance(error, TypeError):
+        return f"{error}; use text, numbers, lists and mappings only"
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    path = ".".join(location)
+    if first["type"] == "extra_forbidden":
+        return f"unknown key '{path}'; {_suggest(location)}"
+    if first["type"] == "missing":
+        return f"key '{path}' is missing; add it"
+    message = first["msg"].removeprefix("Value error, ")
+    if not path:
+        return message
+    return f"'{path}' is {first['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _suggest(location: list[str]) -> str:
+    """Names the valid key nearest to the last part of `location`."""
+    section: type[StrictConfig] = Config
+    for part in location[:-1]:
+        section = _section_of(section, part)
+    valid = list(section.model_fields)
+    near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.0)
+    return f"did you mean '{'.'.join([*location[:-1], *near])}'?"
+
+
+def _section_of(section: type[StrictConfig], key: str) -> type[StrictConfig]:
+    """The class of a nested section, also when its annotation is `Section | None`."""
+    field = section.model_fields.get(key)
+    annotation = field.annotation if field else None  # an index into a list names no section
+    for candidate in (annotation, *get_args(annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, StrictConfig):
+            return candidate
+    return section

@@ -1,0 +1,24 @@
+"""Settings of the head's sampler: the mathematics its weights were trained for, and its noise."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from spatial_v2a.strict import StrictConfig
+
+
+class SamplerConfig(StrictConfig):
+    """How one latent is drawn from the head.
+
+    Attributes:
+        kind: `diffusion` (a deterministic ODE solver) or `consistency` (few-step, after tuning).
+        nfe: evaluations of the head per latent when the caller names no other number.
+        sigma_min, sigma_max: noise range in units of the normalised latent.
+        rho: curvature of the noise schedule (Karras et al. 2022, equation 5).
+    """
+
+    kind: Literal["diffusion", "consistency"] = "diffusion"
+    nfe: int = Field(default=16, ge=1)
+    sigma_min: float = Field(default=0.002, gt=0)
+    sigma_max: float = Field(default=80.0, gt=0)
+    rho: float = Field(default=7.0, gt=0)

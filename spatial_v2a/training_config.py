@@ -1,0 +1,71 @@
+"""Settings of the training runs: one section a stage, all sharing one set of optimiser keys."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from spatial_v2a.strict import StrictConfig
+
+
+class StageTraining(StrictConfig):
+    """What every training run needs.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        batch_size: crops per step and process.
+        crop_ticks: length of a crop in ticks.
+        learning_rate: peak rate, reached after `warmup_steps`.
+        ema_decay: decay of the averaged weights per step.
+        grad_clip: largest gradient norm.
+        save_every, log_every: steps between checkpoints and between log lines.
+        num_workers: loader processes; 0 reads in the training process.
+        precision: arithmetic of the forward pass, as Accelerate names it.
+    """
+
+    steps: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    crop_ticks: int = Field(ge=1)
+    learning_rate: float = Field(gt=0)
+    warmup_steps: int = Field(default=200, ge=0)
+    ema_decay: float = Field(default=0.999, ge=0, lt=1)
+    grad_clip: float = Field(default=1.0, gt=0)
+    seed: int = 0
+    save_every: int = Field(default=500, ge=1)
+    log_every: int = Field(default=20, ge=1)
+    num_workers: int = Field(default=0, ge=0)
+    precision: Literal["no", "bf16", "fp16"] = "no"
+
+
+class VaeTraining(StageTraining):
+    """Training of the audio autoencoder."""
+
+    steps: int = 4000
+    batch_size: int = 12
+    crop_ticks: int = 15
+    learning_rate: float = 3e-4
+
+
+class DiffusionTraining(StageTraining):
+    """Training of the generator with the denoising loss."""
+
+    steps: int = 6000
+    batch_size: int = 8
+    crop_ticks: int = 120
+    learning_rate: float = 3e-4
+
+
+class ConsistencyTraining(StageTraining):
+    """Consistency tuning of a trained generator."""
+
+    steps: int = 2000
+    batch_size: int = 8
+    crop_ticks: int = 120
+    learning_rate: float = 1e-4
+
+
+class TrainingConfig(StrictConfig):
+    """All training stages of one model."""
+
+    vae: VaeTraining = VaeTraining()
+    diffusion: DiffusionTraining = DiffusionTraining()
+    consistency: ConsistencyTraining = ConsistencyTraining()
