@@ -1,0 +1,109 @@
+"""Settings of the frozen perception: which encoder, at which size, and how its output is shaped."""
+
+from typing import Literal
+
+from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.conditioner import PerceptionShapes
+from spatial_v2a.strict import StrictConfig
+
+VOCABULARY_SIZES = {"stage": len(CLASS_NAMES), "coco": 80}
+
+
+class DinoSettings(StrictConfig):
+    """DINOv2 with registers; `source` None means the compact weights of the checkpoint folder.
+
+    Attributes:
+        source: hub name or folder for transformers' `from_pretrained`, or None.
+        image_height, image_width: input in pixels, multiples of `patch_size`.
+        hidden_size: feature width (384 for ViT-S); must agree with `source` when that is set.
+        num_layers, num_heads, num_registers: shape of the compact encoder, unused with `source`.
+    """
+
+    source: str | None = None
+    image_height: int = 84
+    image_width: int = 112
+    patch_size: int = 14
+    hidden_size: int = 96
+    num_layers: int = 4
+    num_heads: int = 3
+    num_registers: int = 4
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of patches."""
+        return self.image_height // self.patch_size, self.image_width // self.patch_size
+
+
+class DepthSettings(StrictConfig):
+    """Depth-Anything; `source` None means the compact weights of the checkpoint folder.
+
+    Attributes:
+        grid: rows and columns of the nearness grid handed to the model.
+        neck_sizes, fusion_size, head_size: widths of the compact network's neck and head.
+        max_depth_m: range of the compact (metric) network.
+    """
+
+    source: str | None = None
+    image_height: int = 84
+    image_width: int = 112
+    patch_size: int = 14
+    grid: tuple[int, int] = (12, 16)
+    hidden_size: int = 96
+    num_layers: int = 4
+    num_heads: int = 3
+    neck_sizes: tuple[int, int, int, int] = (16, 24, 32, 48)
+    fusion_size: int = 16
+    head_size: int = 8
+    max_depth_m: float = 64.0
+
+
+class DetectorSettings(StrictConfig):
+    """YOLO11; `source` None means the compact weights of the checkpoint folder.
+
+    Attributes:
+        source: a YOLO11 .pt file or published name (yolo11n.pt), or None.
+        vocabulary: whose class names the detector and the given boxes use.
+        image_height, image_width: letterboxed input in pixels, multiples of 32.
+        depth_multiple, width_multiple: YOLO11's compound scaling of the compact network.
+        score_threshold: boxes below it are never reported.
+        new_track_score: a box needs it to begin a track; weaker boxes only extend tracks.
+        nms_iou: overlap above which the weaker of two boxes is dropped, whatever its class.
+    """
+
+    source: str | None = None
+    vocabulary: Literal["stage", "coco"] = "stage"
+    image_height: int = 256
+    image_width: int = 320
+    depth_multiple: float = 0.5
+    width_multiple: float = 0.125
+    score_threshold: float = 0.1
+    new_track_score: float = 0.3
+    nms_iou: float = 0.6
+
+
+class PerceptionConfig(StrictConfig):
+    """Everything `Perception` needs besides its weights."""
+
+    dino: DinoSettings = DinoSettings()
+    depth: DepthSettings = DepthSettings()
+    detector: DetectorSettings = DetectorSettings()
+    max_boxes: int = 8
+    default_fov_deg: float = 90.0
+
+    @property
+    def num_classes(self) -> int:
+        """Size of the class vocabulary."""
+        return VOCABULARY_SIZES[self.detector.vocabulary]
+
+    @property
+    def shapes(self) -> PerceptionShapes:
+        """Shapes of the features the generator sees."""
+        rows, columns = self.dino.grid
+        return PerceptionShapes(
+            num_patches=rows * columns,
+            grid_width=columns,
+            dino_dim=self.dino.hidden_size,
+            depth_grid=self.depth.grid,
+            max_boxes=self.max_boxes,
+            num_classes=self.num_classes,
+        )
