@@ -1,4 +1,4 @@
-"""Picture geometry shared by given and detected cues: bearing, depth, nearness, depth inside a box."""
+"""Picture geometry that given and detected cues share: bearing, nearness, depth in a box."""
 
 import math
 
