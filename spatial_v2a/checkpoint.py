@@ -1,0 +1,249 @@
+"""Checkpoint folders: config.yaml, sharded safetensors and a card; never pickle.
+
+A folder alone rebuilds its model:
+    config.yaml               every setting, with format_version
+    model.safetensors         16-bit weights; model-00001-of-0000N.safetensors and an index if large
+    perception.safetensors    compact encoders (optional, sharded alike)
+    card.md                   data, licence, scores
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+
+import torch
+from huggingface_hub import HfApi, snapshot_download, split_torch_state_dict_into_shards
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from spatial_v2a.config import Config, config_to_yaml, load_config
+from spatial_v2a.errors import UserError
+
+CONFIG_FILE = "config.yaml"
+CARD_FILE = "card.md"
+MODEL = "model"
+PERCEPTION = "perception"
+PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
+# Below 16 MB, where hosts of source code begin to refuse files.
+MAX_FILE_BYTES = 15_000_000
+
+
+def bundled_names() -> list[str]:
+    """Names of the checkpoints that ship with the package."""
+    folder = resources.files("spatial_v2a").joinpath("bundled")
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+
+
+def find_checkpoint(path_or_id: str | Path) -> Path:
+    """Gives the local folder of a checkpoint, downloading it when a hub id is named.
+
+    Args:
+        path_or_id: a folder, a name of `bundled_names()`, or `owner/name` on the hub.
+
+    Raises:
+        UserError: nothing there, not a folder, a pickle, or the hub cannot be reached.
+    """
+    name, path = str(path_or_id), Path(path_or_id)
+    if path.suffix in PICKLE_SUFFIXES:
+        raise UserError(f"{name} is a pickle, which can run code; give a folder of safetensors")
+    if path.is_dir():
+        return path
+    if name in bundled_names():
+        return Path(str(resources.files("spatial_v2a").joinpath("bundled", name)))
+    if path.exists():
+        raise UserError(f"{name} is a file; give the checkpoint folder that holds {CONFIG_FILE}")
+    if isinstance(path_or_id, str) and name.count("/") == 1 and not name.startswith((".", "/")):
+        return _download(name)
+    bundled = ", ".join(bundled_names()) or "none"
+    raise UserError(f"no checkpoint folder {name}; give a folder, a hub id, or one of: {bundled}")
+
+
+def read_config(folder: Path) -> Config:
+    """Reads the settings of a checkpoint folder, after refusing pickles in it."""
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
+    if pickles:
+        raise UserError(f"{folder / pickles[0]} is a pickle, which can run code; remove it")
+    if not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder / CONFIG_FILE} is missing; give a complete checkpoint folder")
+    return load_config(folder / CONFIG_FILE)
+
+
+def read_card(folder: Path) -> str:
+    """Text of the card, empty when the folder has none."""
+    path = folder / CARD_FILE
+    return path.read_text("utf-8") if path.is_file() else ""
+
+
+def has_tensors(folder: Path, stem: str) -> bool:
+    """Whether the folder holds weights called `stem`."""
+    names = (f"{stem}.safetensors", f"{stem}.safetensors.index.json")
+    return any((folder / name).is_file() for name in names)
+
+
+def read_tensors(folder: Path, stem: str = MODEL) -> dict[str, Tensor]:
+    """Reads weights called `stem`; 16-bit tensors become float32.
+
+    Raises:
+        UserError: a file is missing or damaged, named with the remedy.
+    """
+    tensors = {}
+    for name in _tensor_files(folder, stem):
+        path = folder / name
+        if not path.is_file():
+            raise UserError(f"{path} is missing; copy the checkpoint folder again")
+        try:
+            with safe_open(path, framework="pt") as file:
+                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    tensors[key] = _widen(file.get_tensor(key))
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is damaged ({error}); copy the folder again") from None
+    return tensors
+
+
+def write_tensors(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> None:
+    """Writes weights in 16 bits, split so that no file passes `MAX_FILE_BYTES`."""
+    stored = {key: _narrow(tensor) for key, tensor in tensors.items()}
+    split = split_torch_state_dict_into_shards(
+        stored, filename_pattern=stem + "{suffix}.safetensors", max_shard_size=MAX_FILE_BYTES
+    )
+    for name, keys in split.filename_to_tensors.items():
+        save_file({key: stored[key] for key in keys}, folder / name, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        text = json.dumps(index, indent=2, sort_keys=True)
+        (folder / f"{stem}.safetensors.index.json").write_text(text + "\n", "utf-8")
+
+
+def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, where: Path | str) -> None:
+    """Loads tensors into a module, naming the first one that does not fit.
+
+    Raises:
+        UserError: a tensor is missing, unknown, or of another shape.
+    """
+    wanted = module.state_dict()
+    missing, unknown = (
+        sorted(wanted.keys() - tensors.keys()),
+        sorted(tensors.keys() - wanted.keys()),
+    )
+    remedy = f"{CONFIG_FILE} and weights must come from one checkpoint"
+    if missing:
+        raise UserError(f"{where}: tensor '{missing[0]}' is missing; {remedy}")
+    if unknown:
+        raise UserError(f"{where}: tensor '{unknown[0]}' is unknown to this model; {remedy}")
+    for key, tensor in tensors.items():
+        if tensor.shape != wanted[key].shape:
+            found, needed = tuple(tensor.shape), tuple(wanted[key].shape)
+            raise UserError(
+                f"{where}: tensor '{key}' has shape {found}, the model needs {needed}; {remedy}"
+            )
+    module.load_state_dict(dict(tensors))
+
+
+def write_checkpoint(
+    folder: str | Path,
+    *,
+    config: Config,
+    tensors: Mapping[str, Tensor],
+    card: str,
+    perception: Mapping[str, Tensor] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Writes a whole checkpoint folder at once, or leaves nothing behind.
+
+    Args:
+        folder: where to write; its parents are made.
+        tensors, perception: weights of the model and of the compact encoders.
+        card: text of card.md.
+        overwrite: replace a folder that exists.
+
+    Raises:
+        UserError: the folder exists and `overwrite` is not set, or it cannot be written.
+    """
+    folder = Path(folder)
+    if folder.exists() and not overwrite:
+        raise UserError(f"{folder} exists; choose another folder or ask to overwrite it")
+    try:
+        with _replacing(folder) as draft:
+            (draft / CONFIG_FILE).write_text(config_to_yaml(config), "utf-8")
+            (draft / CARD_FILE).write_text(card.rstrip() + "\n", "utf-8")
+            write_tensors(draft, MODEL, tensors)
+            if perception:
+                write_tensors(draft, PERCEPTION, perception)
+    except OSError as error:
+        raise UserError(f"cannot write {folder} ({error}); choose a writable place") from None
+    return folder
+
+
+def upload_checkpoint(folder: Path, repo_id: str, *, private: bool) -> str:
+    """Uploads a folder to the hub, with card.md as its front page; returns its address."""
+    api = HfApi()
+    try:
+        url = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_folder(repo_id=repo_id, folder_path=folder)
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"cannot push to {repo_id} ({reason}); log in with `hf auth login`"
+        ) from None
+    return str(url)
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A draft folder beside `folder` that takes its place when the block succeeds."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        draft = scratch / "new"
+        draft.mkdir()
+        yield draft
+        if folder.exists():
+            os.replace(folder, scratch / "old")
+        os.replace(draft, folder)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _download(repo_id: str) -> Path:
+    patterns = [CONFIG_FILE, CARD_FILE, "*.safetensors", "*.safetensors.index.json"]
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=patterns))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"'{repo_id}' is neither a folder here nor a hub repository in reach ({reason}); "
+            "check the name, or download it and give the folder"
+        ) from None
+
+
+def _tensor_files(folder: Path, stem: str) -> list[str]:
+    index = folder / f"{stem}.safetensors.index.json"
+    if not index.is_file():
+        return [f"{stem}.safetensors"]
+    try:
+        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index} is damaged ({error}); copy the folder again") from None
+
+
+def _narrow(tensor: Tensor) -> Tensor:
+    """Storage type: float16 for matrices; vectors (norms, biases, statistics) stay exact."""
+    tensor = tensor.detach().cpu().contiguous()
+    is_large = tensor.is_floating_point() and tensor.dim() >= 2
+    # Out of float16's range means infinity on loading: keep such a tensor as it is.
+    if is_large and tensor.abs().amax() < torch.finfo(torch.float16).max:
+        return tensor.to(torch.float16)
+    return tensor
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

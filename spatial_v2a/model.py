@@ -1,0 +1,122 @@
+"""The whole model: autoencoder, generator and the statistics that join them.
+
+Legend: B streams, T ticks, D latent dimensions.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from spatial_v2a.autoencoder import StereoAutoencoder
+from spatial_v2a.checkpoint import (
+    MODEL,
+    PERCEPTION,
+    find_checkpoint,
+    has_tensors,
+    load_into,
+    read_card,
+    read_config,
+    read_tensors,
+    upload_checkpoint,
+    write_checkpoint,
+)
+from spatial_v2a.config import Config
+from spatial_v2a.generator import Generator
+
+
+class SpatialV2A(nn.Module):
+    """Causal video to stereo model; `inference.Engine` runs it tick by tick.
+
+    Attributes:
+        config: every setting, immutable.
+        autoencoder, generator: the two trained parts.
+        latent_mean_D, latent_std_D: statistics of the posterior means over the training set.
+        folder: checkpoint the weights came from, or None for a fresh model.
+    """
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        self.timing = config.timing
+        self.folder: Path | None = None
+        self.autoencoder = StereoAutoencoder(config.autoencoder, config.timing)
+        self.generator = Generator(config.generator, perception_shapes=config.perception.shapes)
+        self.register_buffer("latent_mean_D", torch.zeros(config.autoencoder.latent_dim))
+        self.register_buffer("latent_std_D", torch.ones(config.autoencoder.latent_dim))
+
+    def normalize(self, latents: Tensor) -> Tensor:
+        """Latents [..., D] of the autoencoder to zero mean and unit deviation."""
+        return (latents - self.latent_mean_D) / self.latent_std_D
+
+    def denormalize(self, latents: Tensor) -> Tensor:
+        """Inverse of `normalize`."""
+        return latents * self.latent_std_D + self.latent_mean_D
+
+    @torch.no_grad()
+    def set_latent_statistics(self, mean_D: Tensor, std_D: Tensor) -> None:
+        """Stores the statistics that `normalize` uses; `std_D` must be positive."""
+        if not bool((std_D > 0).all()):
+            raise ValueError(f"latent deviation must be positive, smallest is {std_D.min():.3g}")
+        self.latent_mean_D.copy_(mean_D)
+        self.latent_std_D.copy_(std_D)
+
+    @classmethod
+    def from_pretrained(cls, path_or_id: str | Path = "stage") -> Self:
+        """Rebuilds a model from a checkpoint folder, on the CPU, in float32, in eval mode.
+
+        Args:
+            path_or_id: a folder, the name of a bundled checkpoint, or a hub id.
+
+        Raises:
+            UserError: missing or damaged files, a pickle, weights that do not fit the config.
+        """
+        folder = find_checkpoint(path_or_id)
+        model = cls(read_config(folder))
+        load_into(model, read_tensors(folder, MODEL), where=folder)
+        model.folder = folder
+        return model.eval()
+
+    def save_pretrained(
+        self,
+        folder: str | Path,
+        *,
+        card: str | None = None,
+        perception: dict[str, Tensor] | None = None,
+        overwrite: bool = False,
+    ) -> Path:
+        """Writes a checkpoint folder from which `from_pretrained` gives this model again.
+
+        Args:
+            folder: where to write.
+            card: text of card.md; None keeps the card of the checkpoint this model came from.
+            perception: weights of the compact encoders; None keeps those it came with.
+            overwrite: replace a folder that exists.
+        """
+        if card is None:
+            card = (read_card(self.folder) if self.folder else "") or self._plain_card()
+        if perception is None and self.folder and has_tensors(self.folder, PERCEPTION):
+            perception = read_tensors(self.folder, PERCEPTION)
+        return write_checkpoint(
+            folder,
+            config=self.config,
+            tensors=self.state_dict(),
+            card=card,
+            perception=perception,
+            overwrite=overwrite,
+        )
+
+    def push_to_hub(self, repo_id: str, *, private: bool = False, card: str | None = None) -> str:
+        """Uploads the checkpoint to the hub as `repo_id`; returns its address."""
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = self.save_pretrained(Path(scratch) / "checkpoint", card=card)
+            return upload_checkpoint(folder, repo_id, private=private)
+
+    def _plain_card(self) -> str:
+        num_params = sum(p.numel() for p in self.parameters())
+        return (
+            f"# {self.config.name}\n\nA spatial-v2a checkpoint with {num_params:,} parameters.\n"
+            "Nobody has written down its data, licence or scores yet.\n"
+        )
