@@ -17,6 +17,8 @@ class StageTraining(StrictConfig):
         learning_rate: peak rate, reached after `warmup_steps`.
         ema_decay: decay of the averaged weights per step.
         grad_clip: largest gradient norm.
+        weight_decay: of AdamW.
+        decay_share: share of the run, at its end, over which the rate falls to zero (cosine).
         save_every, log_every: steps between checkpoints and between log lines.
         num_workers: loader processes; 0 reads in the training process.
         precision: arithmetic of the forward pass, as Accelerate names it.
@@ -29,6 +31,8 @@ class StageTraining(StrictConfig):
     warmup_steps: int = Field(default=200, ge=0)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     grad_clip: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    decay_share: float = Field(default=0.3, ge=0, le=1)
     seed: int = 0
     save_every: int = Field(default=500, ge=1)
     log_every: int = Field(default=20, ge=1)
@@ -37,12 +41,19 @@ class StageTraining(StrictConfig):
 
 
 class VaeTraining(StageTraining):
-    """Training of the audio autoencoder."""
+    """Training of the audio autoencoder.
+
+    Attributes:
+        kl_weight: weight of the Kullback-Leibler divergence per tick (sum over dimensions).
+        level_difference_weight: weight of the level-difference error, per dB.
+    """
 
     steps: int = 4000
     batch_size: int = 12
     crop_ticks: int = 15
-    learning_rate: float = 3e-4
+    learning_rate: float = 6e-4
+    kl_weight: float = Field(default=5e-4, ge=0)
+    level_difference_weight: float = Field(default=0.05, ge=0)
 
 
 class DiffusionTraining(StageTraining):

@@ -1,0 +1,94 @@
+"""Trains the stereo autoencoder: `spatial-v2a-train vae --data DIR --out DIR`."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from spatial_v2a.autoencoder import StereoAutoencoder
+from spatial_v2a.config import Config
+from spatial_v2a.model import SpatialV2A
+from spatial_v2a.timing import Timing
+from spatial_v2a.training.audio_data import AudioCrops, step_rng
+from spatial_v2a.training.loop import Losses, Task, train
+from spatial_v2a.training.shards import ShardIndex
+from spatial_v2a.training.spectral_loss import LevelDifference, MultiResolutionStft
+from spatial_v2a.training.vae_metrics import latent_statistics, reconstruction_metrics
+from spatial_v2a.training_config import VaeTraining
+
+
+class VaeObjective(nn.Module):
+    """Reconstruction on left, right, mid and side, level difference, and divergence."""
+
+    def __init__(
+        self, autoencoder: StereoAutoencoder, timing: Timing, section: VaeTraining
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.section = section
+        self.spectral = MultiResolutionStft()
+        self.level_difference = LevelDifference(timing.sample_rate_hz)
+
+    def forward(self, batch: dict[str, Tensor], *, step: int, rng: torch.Generator) -> Losses:
+        """Losses of `batch['audio']`, float [B, 2, L]."""
+        del step
+        audio_BCL = batch["audio"]
+        posterior = self.autoencoder.encode(audio_BCL)
+        noise = torch.randn(posterior.mean_BTD.shape, generator=rng).to(audio_BCL)
+        output_BCL = self.autoencoder.decode(posterior.sample(noise))
+        # The first hop has no predecessor to overlap with; the last lacks its future.
+        hop = self.autoencoder.config.hop
+        output_BCL, audio_BCL = output_BCL[..., hop:-hop], audio_BCL[..., hop:-hop]
+        spectral = self.spectral(output_BCL, audio_BCL)
+        level = self.level_difference(output_BCL, audio_BCL)
+        mean, logvar = posterior
+        kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).sum(-1).mean()
+        total = (
+            spectral + self.section.level_difference_weight * level + self.section.kl_weight * kl
+        )
+        return {"loss": total, "mrstft": spectral, "level_difference_db": level, "kl": kl}
+
+
+def train_vae(
+    config: Config, data: list[Path], val: list[Path], run_dir: Path, *, init: Path | None
+) -> dict[str, float]:
+    """Runs the stage and leaves `run_dir/checkpoint`, with validation figures when `val` is given.
+
+    Args:
+        config: the model and its training section `training.vae`.
+        data, val: folders of shards.
+        run_dir: states, logs and the checkpoint.
+        init: checkpoint to start the weights from.
+    """
+    model = SpatialV2A.from_pretrained(init) if init else SpatialV2A(config)
+    section = config.training.vae
+    crops = AudioCrops(ShardIndex(data), config.timing)
+
+    def make_batch(step: int, process_index: int) -> dict[str, Tensor]:
+        rng = step_rng(section.seed, step, process_index)
+        return {"audio": crops.batch(rng, section.batch_size, section.crop_ticks)}
+
+    def export(averaged: nn.Module, step: int) -> None:
+        del step
+        model.autoencoder.load_state_dict(averaged.state_dict())
+        stats = latent_statistics(model.autoencoder, crops)
+        model.latent_mean_D.copy_(stats.mean_D)
+        model.latent_std_D.copy_(stats.std_D)
+        model.save_pretrained(run_dir / "checkpoint", overwrite=True)
+
+    objective = VaeObjective(
+        StereoAutoencoder(config.autoencoder, config.timing), config.timing, section
+    )
+    objective.autoencoder.load_state_dict(model.autoencoder.state_dict())
+    task = Task(
+        name="vae",
+        objective=objective,
+        make_batch=make_batch,
+        section=section,
+        averaged=lambda module: module.autoencoder,
+        export=export,
+    )
+    losses = train(task, run_dir)
+    if val:
+        losses |= reconstruction_metrics(model.autoencoder, ShardIndex(val), config.timing)
+    return losses
