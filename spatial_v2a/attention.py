@@ -1,0 +1,155 @@
+"""Causal sliding-window self-attention with RoPE and a ring cache; one code offline and streaming.
+
+Legend: B streams, T tokens of this call, S cache slots, D width, H heads, E head width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spatial_v2a.streaming import write_
+
+
+@dataclass
+class AttentionState:
+    """Ring cache of one layer; token at position p lies in slot p modulo S.
+
+    Attributes:
+        k_BHSE: keys, already rotated.
+        v_BHSE: values.
+        position_B: tokens seen so far, int64.
+    """
+
+    k_BHSE: Tensor
+    v_BHSE: Tensor
+    position_B: Tensor
+
+
+@dataclass
+class AttentionPlan:
+    """What every layer of a stack shares in one call: rotations, visibility, ring slots.
+
+    Attributes:
+        cos_B1TE, sin_B1TE: rotations, half of the head width (B is 1 offline).
+        mask_B1TS: True where a query may look; None means plain causal.
+        slots_BT: ring slots of the new tokens; None offline.
+    """
+
+    cos_B1TE: Tensor
+    sin_B1TE: Tensor
+    mask_B1TS: Tensor | None
+    slots_BT: Tensor | None
+
+
+class SlidingWindowAttention(nn.Module):
+    """Multi-head attention in which a token sees itself and the `window - 1` tokens before it."""
+
+    def __init__(self, width: int, *, num_heads: int, window: int, rope_base: float) -> None:
+        super().__init__()
+        if width % (2 * num_heads):
+            raise ValueError(f"width {width} must be a multiple of twice num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.head_width = width // num_heads
+        self.window = window
+        self.rope_base = rope_base
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width, bias=False)
+
+    def init_state(
+        self, batch_size: int, *, max_chunk: int, device: torch.device | str, dtype: torch.dtype
+    ) -> AttentionState:
+        """All-zero ring of window + max_chunk - 1 slots (max_chunk counts tokens)."""
+        shape = (batch_size, self.num_heads, self.window + max_chunk - 1, self.head_width)
+        return AttentionState(
+            k_BHSE=torch.zeros(shape, device=device, dtype=dtype),
+            v_BHSE=torch.zeros(shape, device=device, dtype=dtype),
+            position_B=torch.zeros(batch_size, device=device, dtype=torch.int64),
+        )
+
+    def plan(self, x_BTD: Tensor, state: AttentionState | None = None) -> AttentionPlan:
+        """Rotations and masks for a call with `x_BTD`; equal for all layers of one stack."""
+        num_tokens, device = x_BTD.shape[1], x_BTD.device
+        step_T = torch.arange(num_tokens, device=device)
+        if state is None:
+            position_BT, slots_BT = step_T[None], None
+            mask_B1TS = None if num_tokens <= self.window else self._visible(step_T, step_T)
+        else:
+            capacity = state.k_BHSE.shape[2]
+            if num_tokens > capacity - self.window + 1:
+                raise ValueError(
+                    f"chunk of {num_tokens} tokens exceeds max_chunk "
+                    f"{capacity - self.window + 1}; cut it or ask init_state for more"
+                )
+            position_BT = state.position_B[:, None] + step_T
+            slots_BT = position_BT % capacity
+            # Position held by slot s once this chunk is written: the newest p with p % S == s.
+            newest_B1 = position_BT[:, -1:]
+            slot_S = torch.arange(capacity, device=device)
+            held_BS = newest_B1 - (newest_B1 - slot_S) % capacity
+            mask_B1TS = (self._visible(position_BT, held_BS) & (held_BS >= 0)[:, None])[:, None]
+        cos, sin = rope_angles(position_BT, self.head_width, self.rope_base)
+        return AttentionPlan(
+            cos.to(x_BTD.dtype)[:, None], sin.to(x_BTD.dtype)[:, None], mask_B1TS, slots_BT
+        )
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        state: AttentionState | None = None,
+        active: Tensor | None = None,
+        *,
+        plan: AttentionPlan | None = None,
+    ) -> Tensor:
+        """Attends within [B, T, D]; with a state, also to the tokens before this call.
+
+        Args:
+            x_BTD: tokens.
+            state: ring cache, written in place; None treats `x_BTD` as the whole sequence.
+            active: bool [B]; idle rows leave their state untouched and return arbitrary values.
+            plan: result of `plan`, to share it between layers at the same position.
+        """
+        plan = self.plan(x_BTD, state) if plan is None else plan
+        qkv = self.qkv(x_BTD).unflatten(-1, (3, self.num_heads, self.head_width))
+        q_BHTE, k_BHTE, v_BHTE = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        q_BHTE, k_BHTE = _rotate(q_BHTE, plan), _rotate(k_BHTE, plan)
+        if state is not None:
+            _write_ring_(state.k_BHSE, k_BHTE, plan.slots_BT, active)
+            _write_ring_(state.v_BHSE, v_BHTE, plan.slots_BT, active)
+            write_(state.position_B, state.position_B + x_BTD.shape[1], active)
+            k_BHTE, v_BHTE = state.k_BHSE, state.v_BHSE
+        out_BHTE = F.scaled_dot_product_attention(
+            q_BHTE, k_BHTE, v_BHTE, attn_mask=plan.mask_B1TS, is_causal=plan.mask_B1TS is None
+        )
+        return self.out(out_BHTE.transpose(1, 2).flatten(2))
+
+    def _visible(self, query: Tensor, key: Tensor) -> Tensor:
+        distance = query[..., :, None] - key[..., None, :]
+        return (distance >= 0) & (distance < self.window)
+
+
+def rope_angles(position_BT: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosine and sine [B, T, E/2] of RoPE in float64 (RoFormer, arXiv 2104.09864, eq. 15).
+
+    Float64 because float32 angles lose whole degrees after an hour of tokens.
+    """
+    half = torch.arange(head_width // 2, device=position_BT.device, dtype=torch.float64)
+    frequency_E = base ** (-2.0 * half / head_width)
+    angle_BTE = position_BT.to(torch.float64)[..., None] * frequency_E
+    return angle_BTE.cos(), angle_BTE.sin()
+
+
+def _rotate(x_BHTE: Tensor, plan: AttentionPlan) -> Tensor:
+    a, b = x_BHTE.chunk(2, dim=-1)
+    cos, sin = plan.cos_B1TE, plan.sin_B1TE
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
+
+
+def _write_ring_(
+    ring_BHSE: Tensor, new_BHTE: Tensor, slots_BT: Tensor, active: Tensor | None
+) -> None:
+    index = slots_BT[:, None, :, None].expand(new_BHTE.shape)
+    if active is not None:
+        new_BHTE = torch.where(active[:, None, None, None], new_BHTE, ring_BHSE.gather(2, index))
+    ring_BHSE.scatter_(2, index, new_BHTE.to(ring_BHSE.dtype))

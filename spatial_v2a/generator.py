@@ -1,0 +1,239 @@
+"""The causal generator: frame tokens and past latents in, a denoiser of the next latent out.
+
+Order of a tick i: `observe_frame(v_i)`, draw x_i with `denoiser`, then, between frames,
+`observe_latent(x_i)`. The condition of tick i sees frames up to i and latents before i.
+
+Legend: B streams, T ticks, D latent width (backbone width inside), Z condition width,
+V frame token width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from spatial_v2a.conditioner import (
+    Conditioner,
+    ConditionerConfig,
+    ConditionerState,
+    PerceptionShapes,
+)
+from spatial_v2a.features import FrameFeatures
+from spatial_v2a.head import Head, HeadConfig, Uncertainty
+from spatial_v2a.streaming import write_
+from spatial_v2a.strict import StrictConfig
+from spatial_v2a.transformer import BackboneConfig, Transformer, TransformerState
+
+
+class GeneratorConfig(StrictConfig):
+    """The generator and its ablations.
+
+    Attributes:
+        conditioner, backbone, head: sizes of the parts.
+        latent_dim: width of an audio latent.
+        positions: 'interleaved' is [BOS, v1, x1, v2, x2, ...]; 'fused' is one position per tick,
+            the sum of v_i and x_(i-1).
+        direct_head_path: whether the head also gets the frame token itself.
+    """
+
+    conditioner: ConditionerConfig
+    backbone: BackboneConfig
+    head: HeadConfig
+    latent_dim: PositiveInt
+    positions: Literal["interleaved", "fused"] = "interleaved"
+    direct_head_path: bool = True
+
+
+@dataclass
+class Condition:
+    """What the head knows of a tick.
+
+    Attributes:
+        z_BTZ: backbone outputs at x_(i-1) and at v_i side by side (one output when fused).
+        v_BTV: frame tokens, for the direct path.
+    """
+
+    z_BTZ: Tensor
+    v_BTV: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Condition":
+        """Applies `function` to both tensors."""
+        return Condition(function(self.z_BTZ), function(self.v_BTV))
+
+    def detach(self) -> "Condition":
+        """The same values without a gradient."""
+        return self.map(torch.Tensor.detach)
+
+
+@dataclass
+class GeneratorState:
+    """State of B streams.
+
+    Attributes:
+        conditioner: the previous tick's perception.
+        backbone: ring caches and positions.
+        memory_BD: what the latest latent left behind: the backbone's output at it when
+            interleaved, its embedding when fused.
+    """
+
+    conditioner: ConditionerState
+    backbone: TransformerState
+    memory_BD: Tensor
+
+
+class Generator(nn.Module):
+    """Conditioner, backbone and head."""
+
+    def __init__(self, config: GeneratorConfig, *, perception_shapes: PerceptionShapes) -> None:
+        super().__init__()
+        self.config = config
+        width, token_dim = config.backbone.width, config.conditioner.token_dim
+        self.is_interleaved = config.positions == "interleaved"
+        self.conditioner = Conditioner(config.conditioner, shapes=perception_shapes)
+        self.frame_in = nn.Linear(token_dim, width)
+        self.latent_in = nn.Linear(config.latent_dim, width)
+        # Stands for a past latent that training drops.
+        self.null_latent_D = nn.Parameter(0.5 * torch.randn(width))
+        # BOS is alone at its position and sees only itself, so its output is a constant: learning
+        # that output directly keeps the all-zero state initial and saves the pass.
+        self.bos_D = nn.Parameter(0.5 * torch.randn(width))
+        self.backbone = Transformer(
+            config.backbone, tokens_per_tick=2 if self.is_interleaved else 1
+        )
+        condition_dim = (2 if self.is_interleaved else 1) * width
+        condition_dim += token_dim if config.direct_head_path else 0
+        self.head = Head(config.head, latent_dim=config.latent_dim, condition_dim=condition_dim)
+        self.uncertainty = Uncertainty()
+
+    def init_state(
+        self,
+        batch_size: int,
+        *,
+        max_chunk: int = 1,
+        device: torch.device | str,
+        dtype: torch.dtype,
+    ) -> GeneratorState:
+        """All-zero state; `max_chunk` counts ticks per call."""
+        tokens = max_chunk * (2 if self.is_interleaved else 1)
+        return GeneratorState(
+            self.conditioner.init_state(
+                batch_size, max_chunk=max_chunk, device=device, dtype=dtype
+            ),
+            self.backbone.init_state(batch_size, max_chunk=tokens, device=device, dtype=dtype),
+            torch.zeros(batch_size, self.config.backbone.width, device=device, dtype=dtype),
+        )
+
+    def forward(
+        self,
+        features: FrameFeatures,
+        latents_BTD: Tensor,
+        state: GeneratorState | None = None,
+        active: Tensor | None = None,
+        *,
+        history_drop_BT: Tensor | None = None,
+    ) -> Condition:
+        """Conditions of T ticks under teacher forcing.
+
+        Args:
+            features: perception of the T ticks.
+            latents_BTD: normalised latents of the same ticks, possibly noised by the caller;
+                the one at tick i is first seen at tick i + 1.
+            state: continues a stream and is written in place; None starts a sequence.
+            active: bool [B]; idle rows leave their state untouched.
+            history_drop_BT: True replaces a latent by the null embedding.
+
+        Returns:
+            The condition of every tick.
+        """
+        v_BTV = self.conditioner(features, state and state.conditioner, active)
+        x_BTD = self.latent_in(latents_BTD)
+        if history_drop_BT is not None:
+            x_BTD = torch.where(history_drop_BT[..., None], self.null_latent_D, x_BTD)
+        before_B1D = self._memory(state, x_BTD)
+        run = self._run_interleaved if self.is_interleaved else self._run_fused
+        return Condition(run(self.frame_in(v_BTV), x_BTD, before_B1D, state, active), v_BTV)
+
+    def observe_frame(
+        self, features: FrameFeatures, state: GeneratorState, active: Tensor | None = None
+    ) -> Condition:
+        """The pass that waits for a frame: perception [B, 1] in, condition [B, 1] out."""
+        v_B1V = self.conditioner(features, state.conditioner, active)
+        frame_B1D = self.frame_in(v_B1V)
+        before_B1D = self._memory(state, frame_B1D)
+        if self.is_interleaved:
+            out_B1D = self.backbone(frame_B1D, state.backbone, active)
+            return Condition(torch.cat((before_B1D, out_B1D), dim=-1), v_B1V)
+        return Condition(self.backbone(frame_B1D + before_B1D, state.backbone, active), v_B1V)
+
+    def observe_latent(
+        self, x_BD: Tensor, state: GeneratorState, active: Tensor | None = None
+    ) -> None:
+        """The pass between frames: takes in the latent just drawn (normalised) [B, D]."""
+        embedded_BD = self.latent_in(x_BD)
+        if self.is_interleaved:
+            embedded_BD = self.backbone(embedded_BD[:, None], state.backbone, active)[:, 0]
+        write_(state.memory_BD, embedded_BD, active)
+
+    def denoiser(self, condition: Condition) -> Callable[[Tensor, Tensor], Tensor]:
+        """Returns denoise(x, sigma) for a condition, whose share is computed only once.
+
+        x is [..., D] and sigma broadcasts to its leading axes; the condition's leading axes
+        [B, T] broadcast to them too, so x may be [draws, B, T, D]. For x [B, D] the condition
+        must hold a single tick.
+        """
+        parts = [condition.z_BTZ, condition.v_BTV]
+        whole = torch.cat(parts, dim=-1) if self.config.direct_head_path else parts[0]
+        context = self.head.prepare(whole)
+
+        def denoise(x: Tensor, sigma: Tensor) -> Tensor:
+            if x.dim() < whole.dim():
+                return self.head(x[:, None], sigma[..., None], context)[:, 0]
+            return self.head(x, sigma, context)
+
+        return denoise
+
+    def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
+        """D(x; sigma, condition), shapes as in `denoiser`."""
+        return self.denoiser(condition)(x, sigma)
+
+    def _memory(self, state: GeneratorState | None, like: Tensor) -> Tensor:
+        """What the tick before this call left, [B, 1, D]; BOS at the start of a stream."""
+        bos = self.bos_D.expand(like.shape[0], 1, -1)
+        if state is None:
+            return bos
+        is_first = (state.backbone.position_B == 0)[:, None, None]
+        return torch.where(is_first, bos, state.memory_BD[:, None])
+
+    def _run_interleaved(
+        self,
+        frame_BTD: Tensor,
+        x_BTD: Tensor,
+        before_B1D: Tensor,
+        state: GeneratorState | None,
+        active: Tensor | None,
+    ) -> Tensor:
+        tokens = torch.stack((frame_BTD, x_BTD), dim=2).flatten(1, 2)
+        if state is None:
+            out = self.backbone(tokens[:, :-1])
+        else:
+            out = self.backbone(tokens, state.backbone, active)
+            write_(state.memory_BD, out[:, -1], active)
+        num_ticks = x_BTD.shape[1]
+        at_latent_BTD = torch.cat((before_B1D, out[:, 1::2][:, : num_ticks - 1]), dim=1)
+        return torch.cat((at_latent_BTD, out[:, 0::2]), dim=-1)
+
+    def _run_fused(
+        self,
+        frame_BTD: Tensor,
+        x_BTD: Tensor,
+        before_B1D: Tensor,
+        state: GeneratorState | None,
+        active: Tensor | None,
+    ) -> Tensor:
+        tokens = frame_BTD + torch.cat((before_B1D, x_BTD[:, :-1]), dim=1)
+        if state is not None:
+            write_(state.memory_BD, x_BTD[:, -1], active)
+        return self.backbone(tokens, state and state.backbone, active)

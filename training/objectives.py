@@ -1,0 +1,186 @@
+"""Losses of the generator: denoising, and easy consistency tuning.
+
+Legend: M noise draws per item, B sequences, T ticks, D latent width.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor
+
+from spatial_v2a.consistency import (
+    consistency_stage,
+    consistency_weight,
+    nearer_sigma,
+    pseudo_huber,
+)
+from spatial_v2a.diffusion import lognormal_sigma, loss_weight, uncertainty_weighted
+from spatial_v2a.features import FrameFeatures
+from spatial_v2a.generator import Condition, Generator
+from spatial_v2a.guidance import StreamDropout, drop_streams
+from spatial_v2a.strict import StrictConfig
+
+
+class DiffusionObjectiveConfig(StrictConfig):
+    """Denoising loss with a spoilt history.
+
+    Attributes:
+        p_mean, p_std: ln sigma ~ N(p_mean, p_std^2), for latents of unit variance (EDM's -1.2
+            for sigma_data 0.5 is -0.5 here).
+        num_draws: noise levels per item; the condition is shared between them.
+        max_history_noise: a sequence's history gets noise of a level uniform in [0, this].
+        drop_latent: chance that a single past latent is replaced by the null embedding.
+        drop_history: chance that all past latents of a sequence are.
+        streams: chances of losing perception streams.
+    """
+
+    p_mean: float = -0.5
+    p_std: float = Field(default=1.2, gt=0)
+    num_draws: PositiveInt = 4
+    max_history_noise: float = Field(default=0.5, ge=0)
+    drop_latent: float = Field(default=0.15, ge=0, le=1)
+    drop_history: float = Field(default=0.1, ge=0, le=1)
+    streams: StreamDropout = StreamDropout()
+
+
+class ConsistencyObjectiveConfig(DiffusionObjectiveConfig):
+    """Consistency tuning on top of the same spoilt history.
+
+    Attributes:
+        num_stages: steps in which the two noise levels approach each other.
+        q: base of the approach; the distance shrinks by q per stage.
+        huber: c of the pseudo-Huber distance, times the square root of the latent width.
+    """
+
+    # ECT's -1.1 and 2.0 for sigma_data 0.5, moved to unit variance.
+    p_mean: float = -0.4
+    p_std: float = Field(default=2.0, gt=0)
+    num_draws: PositiveInt = 2
+    num_stages: PositiveInt = 6
+    q: float = Field(default=4.0, gt=1)
+    huber: float = Field(default=0.03, gt=0)
+
+
+@dataclass
+class TrainingInputs:
+    """One spoilt view of a batch: what the backbone is given."""
+
+    features: FrameFeatures
+    history_BTD: Tensor
+    history_drop_BT: Tensor
+
+
+def spoil_inputs(
+    features: FrameFeatures,
+    latents_BTD: Tensor,
+    *,
+    rng: torch.Generator,
+    config: DiffusionObjectiveConfig,
+) -> TrainingInputs:
+    """Draws stream dropout, history noise and history dropout (all from `rng`, on the CPU)."""
+    num_sequences, num_ticks, _ = latents_BTD.shape
+    level_B11 = config.max_history_noise * torch.rand(num_sequences, 1, 1, generator=rng)
+    noise_BTD = level_B11 * torch.randn(latents_BTD.shape, generator=rng)
+    drop_BT = torch.rand(num_sequences, num_ticks, generator=rng) < config.drop_latent
+    drop_BT |= torch.rand(num_sequences, 1, generator=rng) < config.drop_history
+    return TrainingInputs(
+        features=drop_streams(features, config.streams, generator=rng),
+        history_BTD=latents_BTD + noise_BTD.to(latents_BTD),
+        history_drop_BT=drop_BT.to(latents_BTD.device),
+    )
+
+
+def diffusion_loss(
+    generator: Generator,
+    features: FrameFeatures,
+    latents_BTD: Tensor,
+    *,
+    rng: torch.Generator,
+    config: DiffusionObjectiveConfig,
+    valid_BT: Tensor | None = None,
+) -> dict[str, Tensor | dict[str, Tensor]]:
+    """EDM loss with learned uncertainty, lambda(sigma) e^-u |x0 - D|^2 + u.
+
+    Args:
+        generator: the model in training.
+        features: perception of the batch.
+        latents_BTD: normalised latents, unit variance.
+        rng: CPU generator of every draw; the same state gives the same loss.
+        config: noise and dropout.
+        valid_BT: False excludes padded ticks.
+
+    Returns:
+        `loss` (scalar to minimise) and `parts` (detached: `denoising` is the weighted error
+        without uncertainty, 1 for a model that knows nothing; `uncertainty` is the mean of u).
+    """
+    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config)
+    condition = _condition(generator, inputs)
+    sigma_MBT, eps_MBTD = _draw_noise(latents_BTD, rng, config)
+    noisy = latents_BTD + sigma_MBT[..., None] * eps_MBTD
+    error_MBT = (generator.denoise(noisy, sigma_MBT, condition) - latents_BTD).square().mean(-1)
+    weighted_MBT = loss_weight(sigma_MBT, generator.config.head.sigma_data) * error_MBT
+    u_MBT = generator.uncertainty(sigma_MBT)
+    loss = _mean(uncertainty_weighted(weighted_MBT, u_MBT), valid_BT)
+    parts = {"denoising": _mean(weighted_MBT, valid_BT), "uncertainty": _mean(u_MBT, valid_BT)}
+    return {"loss": loss, "parts": {name: part.detach() for name, part in parts.items()}}
+
+
+def consistency_loss(
+    generator: Generator,
+    target_generator: Generator,
+    features: FrameFeatures,
+    latents_BTD: Tensor,
+    *,
+    rng: torch.Generator,
+    fraction: float,
+    config: ConsistencyObjectiveConfig,
+    valid_BT: Tensor | None = None,
+) -> dict[str, Tensor | dict[str, Tensor]]:
+    """w(t) d(G(x + t eps), stopgrad G(x + r eps)) with the same eps (ECT, 2406.14548).
+
+    Args:
+        generator: the model in training; head and backbone both learn.
+        target_generator: its average, or the same object for a plain stop-gradient.
+        fraction: progress of the tuning in [0, 1]; moves r towards t.
+        features, latents_BTD, rng, config, valid_BT: as in `diffusion_loss`.
+
+    Returns:
+        `loss`, and `parts` with the unweighted `distance` and the mean `ratio` r / t.
+    """
+    sigma_data = generator.config.head.sigma_data
+    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config)
+    condition = _condition(generator, inputs)
+    t_MBT, eps_MBTD = _draw_noise(latents_BTD, rng, config)
+    stage = consistency_stage(fraction, config.num_stages)
+    r_MBT = nearer_sigma(t_MBT, stage, q=config.q)
+    with torch.no_grad():
+        is_same = target_generator is generator
+        target_condition = condition.detach() if is_same else _condition(target_generator, inputs)
+        near = latents_BTD + r_MBT[..., None] * eps_MBTD
+        target = target_generator.denoise(near, r_MBT, target_condition)
+    guess = generator.denoise(latents_BTD + t_MBT[..., None] * eps_MBTD, t_MBT, condition)
+    width = latents_BTD.shape[-1]
+    distance_MBT = pseudo_huber(guess - target, config.huber * width**0.5) / width**0.5
+    loss = _mean(consistency_weight(t_MBT, sigma_data) * distance_MBT, valid_BT)
+    parts = {"distance": _mean(distance_MBT, valid_BT), "ratio": (r_MBT / t_MBT).mean()}
+    return {"loss": loss, "parts": {name: part.detach() for name, part in parts.items()}}
+
+
+def _condition(generator: Generator, inputs: TrainingInputs) -> Condition:
+    return generator(inputs.features, inputs.history_BTD, history_drop_BT=inputs.history_drop_BT)
+
+
+def _draw_noise(
+    latents_BTD: Tensor, rng: torch.Generator, config: DiffusionObjectiveConfig
+) -> tuple[Tensor, Tensor]:
+    shape = (config.num_draws, *latents_BTD.shape)
+    normal_MBT = torch.randn(shape[:-1], generator=rng).to(latents_BTD)
+    sigma_MBT = lognormal_sigma(normal_MBT, p_mean=config.p_mean, p_std=config.p_std)
+    return sigma_MBT, torch.randn(shape, generator=rng).to(latents_BTD)
+
+
+def _mean(values_MBT: Tensor, valid_BT: Tensor | None) -> Tensor:
+    if valid_BT is None:
+        return values_MBT.mean()
+    return (values_MBT * valid_BT).sum() / (valid_BT.sum() * values_MBT.shape[0]).clamp_min(1)
