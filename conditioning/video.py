@@ -100,7 +100,9 @@ class VideoSource:
                 end_s = time_s + frame_s
                 yield time_s, frame
         if num_bad:
-            log.warning("%s: %d damaged packets skipped; the last picture is held", self.path, num_bad)
+            log.warning(
+                "%s: %d damaged packets skipped; the last picture is held", self.path, num_bad
+            )
         if end_s is None:
             raise UserError(f"{self.path}: none of its frames can be decoded; convert it to H.264")
         if end_s + max(MAX_MISSING_S, 4 * frame_s) < self.duration and num_bad:

@@ -1,4 +1,4 @@
-"""Reads a video's packets once, without decoding: exact extent of the picture, refusal of bad files."""
+"""Reads a video's packets once, without decoding: the picture's exact extent, or a refusal."""
 
 import math
 from collections.abc import Iterator
@@ -30,6 +30,7 @@ class PictureExtent:
         num_frames: frames stored.
         time_base_s: unit of the timestamps.
         width, height: as stored, before rotation.
+        has_times: False for a raw stream, whose times are only counted at an assumed rate.
     """
 
     start_s: Fraction
@@ -38,6 +39,7 @@ class PictureExtent:
     time_base_s: Fraction
     width: int
     height: int
+    has_times: bool
 
 
 @contextmanager
@@ -96,6 +98,7 @@ def scan_picture(path: str | Path) -> PictureExtent:
             raise UserError(f"{path} has a video stream with no frame in it; record it again")
         if picture.is_last_corrupt or _is_cut_off(container, overall):
             raise _cut_off(path, picture.end_s)
+        has_times = picture.start_s is not None
         picture.close(stream.guessed_rate or stream.average_rate)
         return PictureExtent(
             start_s=picture.start_s,
@@ -104,6 +107,7 @@ def scan_picture(path: str | Path) -> PictureExtent:
             time_base_s=Fraction(stream.time_base),
             width=stream.codec_context.width,
             height=stream.codec_context.height,
+            has_times=has_times,
         )
 
 

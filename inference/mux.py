@@ -1,0 +1,299 @@
+"""Sound beside an untouched picture: the picture's packets are copied, the sound is encoded.
+
+Legend: L samples, C audio channels.
+"""
+
+import io
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+import av
+import numpy as np
+import soundfile
+from av.container import InputContainer, OutputContainer
+
+from spatial_v2a.conditioning.video import VideoSource
+from spatial_v2a.conditioning.video_scan import open_input, picture_stream
+from spatial_v2a.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Packaging:
+    """How sound is stored for one suffix: FFmpeg's container, encoder, sample format, options."""
+
+    container: str
+    codec: str
+    sample_format: str
+    options: dict[str, str]
+
+
+# Intensity stereo would replace the phase of one channel, so the AAC encoder may not use it.
+_AAC = ("aac", "fltp", {"b": "256000", "aac_is": "0"})
+_FLAC = ("flac", "s32", {})
+PACKAGINGS = {
+    ".mp4": Packaging("mp4", *_AAC),
+    ".m4v": Packaging("mp4", *_AAC),
+    ".mov": Packaging("mov", *_AAC),
+    ".mkv": Packaging("matroska", *_FLAC),
+    ".webm": Packaging("webm", "libopus", "flt", {"b": "192000"}),
+}
+SOUND_FORMATS = {".wav": ("WAV", "PCM_24"), ".flac": ("FLAC", "PCM_24")}
+# A RIFF file counts its bytes in 32 bits; longer sound needs its 64-bit form.
+MAX_RIFF_BYTES = 2**32 - 2**16
+# Tags that describe the old file, not its content.
+STALE_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
+
+
+class SoundSink(Protocol):
+    """Takes sound piece by piece; the file is complete after `close`."""
+
+    def write(self, audio_LC: np.ndarray) -> None: ...
+
+    def close(self) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *error: object) -> None: ...
+
+
+def check_suffix(path: Path) -> None:
+    """Refuses a suffix that cannot be written.
+
+    Raises:
+        UserError: the suffix is none of PACKAGINGS and SOUND_FORMATS.
+    """
+    known = [*PACKAGINGS, *SOUND_FORMATS]
+    if path.suffix.lower() not in known:
+        raise UserError(f"cannot write '{path.suffix}' ({path}); use one of {', '.join(known)}")
+
+
+def open_sink(path: Path, source: VideoSource) -> SoundSink:
+    """Opens the file for `source`'s sound; the suffix of `path` says with or without picture."""
+    suffix = path.suffix.lower()
+    if suffix in SOUND_FORMATS:
+        return SoundFile(path, source)
+    return DubbedVideo(path, source)
+
+
+def kept_streams(source: VideoSource, suffix: str) -> list[int]:
+    """Indices of the input's streams that the container of `suffix` can hold, picture first.
+
+    All streams but sound are tried, by writing a header to memory.
+
+    Raises:
+        UserError: the container cannot hold the picture itself.
+    """
+    packaging = PACKAGINGS[suffix]
+    if not source.extent.has_times:
+        raise UserError(
+            f"{source.path} is a raw stream without times; wrap it in MP4, or use -o with .wav"
+        )
+    with open_input(source.path) as container:
+        picture = picture_stream(container, source.path)
+        others = [
+            s.index
+            for s in container.streams
+            if s.type in ("video", "subtitle", "data", "attachment") and s.index != picture.index
+        ]
+        if not _can_hold(container, [picture.index], packaging):
+            raise UserError(
+                f"a {suffix} file cannot hold the {picture.codec_context.name} video of"
+                f" {source.path}; use -o with .mkv or .wav, or convert it to H.264 first"
+            )
+        if _can_hold(container, [picture.index, *others], packaging):
+            return [picture.index, *others]
+        return [picture.index] + [
+            index for index in others if _can_hold(container, [picture.index, index], packaging)
+        ]
+
+
+class SoundFile:
+    """Sound alone, 24 bits, exactly as long as the picture."""
+
+    def __init__(self, path: Path, source: VideoSource) -> None:
+        kind, subtype = SOUND_FORMATS[path.suffix.lower()]
+        timing = source.timing
+        if kind == "WAV" and source.num_samples * timing.num_channels * 3 > MAX_RIFF_BYTES:
+            kind = "RF64"
+        self._left = source.num_samples
+        self._file = soundfile.SoundFile(
+            path, "w", timing.sample_rate_hz, timing.num_channels, subtype, format=kind
+        )
+
+    def write(self, audio_LC: np.ndarray) -> None:
+        """Appends float sound [L, 2]; what reaches past the picture's end is cut."""
+        audio_LC = audio_LC[: self._left]
+        self._left -= len(audio_LC)
+        self._file.write(np.clip(audio_LC, -1.0, 1.0))
+
+    def close(self) -> None:
+        """Completes the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+class DubbedVideo:
+    """The picture's own packets with new sound; both are interleaved as the sound arrives."""
+
+    def __init__(self, path: Path, source: VideoSource) -> None:
+        packaging = PACKAGINGS[path.suffix.lower()]
+        self._timing = source.timing
+        self._left = source.num_samples
+        self._sent = 0
+        self._end_s = source.extent.start_s + source.duration
+        # The sound starts where the picture starts on the file's own clock.
+        self._start = round(source.extent.start_s * source.timing.sample_rate_hz)
+        kept = kept_streams(source, path.suffix.lower())
+        self._opened = open_input(source.path)
+        self._input = self._opened.__enter__()
+        # MP4 would state lengths in milliseconds; the audio clock makes them exact.
+        is_mp4 = packaging.container in ("mp4", "mov")
+        options = {"movie_timescale": str(source.timing.sample_rate_hz)} if is_mp4 else {}
+        self._output = av.open(
+            str(path), "w", format=packaging.container, container_options=options
+        )
+        self._streams = _add_copies(self._input, self._output, kept)
+        self._audio = _add_sound(self._output, packaging, source)
+        self._format = packaging.sample_format
+        _copy_tags(self._input, self._output)
+        self._output.start_encoding()
+        self._packets = self._kept_packets()
+        self._next_packet = next(self._packets, None)
+
+    def write(self, audio_LC: np.ndarray) -> None:
+        """Appends float sound [L, 2]; what reaches past the picture's end is cut."""
+        audio_LC = audio_LC[: self._left]
+        if len(audio_LC) == 0:
+            return
+        frame = _audio_frame(audio_LC, self._format)
+        frame.sample_rate = self._timing.sample_rate_hz
+        frame.time_base = Fraction(1, self._timing.sample_rate_hz)
+        frame.pts = self._start + self._sent
+        self._left -= len(audio_LC)
+        self._sent += len(audio_LC)
+        self._copy_until(Fraction(self._start + self._sent, self._timing.sample_rate_hz))
+        self._output.mux(self._audio.encode(frame))
+
+    def close(self) -> None:
+        """Flushes the encoder, copies the rest of the picture and completes the file."""
+        self._output.mux(self._audio.encode(None))
+        self._copy_until(None)
+        self._output.close()
+        self._opened.__exit__(None, None, None)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        try:
+            self._output.close()
+        except av.error.FFmpegError as broken:
+            # The first error is the one to tell; this file is thrown away.
+            log.debug("closing an unfinished file: %s", broken)
+        self._opened.__exit__(None, None, None)
+
+    def _copy_until(self, limit_s: Fraction | None) -> None:
+        """Copies packets whose decoding time is before the limit; all when it is None."""
+        while self._next_packet is not None:
+            packet = self._next_packet
+            stamp = packet.dts if packet.dts is not None else packet.pts
+            if limit_s is not None and stamp is not None:
+                if stamp * Fraction(packet.time_base) > limit_s:
+                    return
+            packet.stream = self._streams[packet.stream_index]
+            self._output.mux_one(packet)
+            self._next_packet = next(self._packets, None)
+
+    def _kept_packets(self) -> Iterator[av.Packet]:
+        """Packets to copy; those an edit list hides behind the picture's end are left out."""
+        inputs = [self._input.streams[index] for index in self._streams]
+        for packet in self._input.demux(inputs):
+            if packet.size == 0:
+                continue
+            if packet.pts is None and packet.dts is not None:
+                packet.pts = packet.dts
+            if packet.is_discard and packet.dts is not None:
+                if packet.dts * Fraction(packet.time_base) >= self._end_s:
+                    continue
+            yield packet
+
+
+def _add_copies(
+    source: InputContainer, target: OutputContainer, indices: list[int]
+) -> dict[int, av.stream.Stream]:
+    """Streams of `target` that take the packets of `source` as they are, by input index."""
+    copies = {}
+    for index in indices:
+        original = source.streams[index]
+        copy = target.add_stream_from_template(original)
+        copy.time_base = original.time_base
+        copy.disposition = original.disposition
+        tags = {k: v for k, v in original.metadata.items() if k.lower() not in STALE_TAGS}
+        copy.metadata.update(tags)
+        copies[index] = copy
+    return copies
+
+
+def _add_sound(
+    target: OutputContainer, packaging: Packaging, source: VideoSource
+) -> av.AudioStream:
+    stream = target.add_stream(
+        packaging.codec,
+        rate=source.timing.sample_rate_hz,
+        layout="stereo",
+        format=packaging.sample_format,
+        options=packaging.options,
+    )
+    stream.time_base = Fraction(1, source.timing.sample_rate_hz)
+    return stream
+
+
+def _copy_tags(source: InputContainer, target: OutputContainer) -> None:
+    tags = {k: v for k, v in source.metadata.items() if k.lower() not in STALE_TAGS}
+    target.metadata.update(tags)
+    chapters = source.chapters()
+    if chapters:
+        target.set_chapters(chapters)
+
+
+def _can_hold(source: InputContainer, indices: list[int], packaging: Packaging) -> bool:
+    try:
+        with av.open(io.BytesIO(), "w", format=packaging.container) as trial:
+            _add_copies(source, trial, indices)
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError, NotImplementedError):
+        return False
+    return True
+
+
+def _audio_frame(audio_LC: np.ndarray, sample_format: str) -> av.AudioFrame:
+    """Float sound [L, 2] as an FFmpeg frame; `s32` carries 24 bits in its upper part."""
+    audio_LC = np.clip(audio_LC, -1.0, 1.0)
+    if sample_format == "s32":
+        steps_LC = np.rint(np.clip(audio_LC.astype(np.float64) * 2**23, -(2**23), 2**23 - 1))
+        packed = (steps_LC.astype(np.int32) << 8).reshape(1, -1)
+    elif sample_format == "fltp":
+        packed = np.ascontiguousarray(audio_LC.T, dtype=np.float32)
+    else:
+        packed = np.ascontiguousarray(audio_LC, dtype=np.float32).reshape(1, -1)
+    return av.AudioFrame.from_ndarray(packed, format=sample_format, layout="stereo")
