@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from spatial_v2a.objective_config import ConsistencyObjectiveConfig, DiffusionObjectiveConfig
 from spatial_v2a.strict import StrictConfig
 
 
@@ -56,22 +57,38 @@ class VaeTraining(StageTraining):
     level_difference_weight: float = Field(default=0.05, ge=0)
 
 
-class DiffusionTraining(StageTraining):
-    """Training of the generator with the denoising loss."""
+class GeneratorTraining(StageTraining):
+    """What both generator stages share.
+
+    Attributes:
+        warm_start: begin with the generator of the checkpoint given by --init.
+        detected_share: share of the rows that show detected features, where a clip has them.
+        num_given_views: views of the engine's geometry kept per clip; the first is exact, the
+            others are degraded like detections.
+    """
 
     steps: int = 6000
-    batch_size: int = 8
-    crop_ticks: int = 120
-    learning_rate: float = 3e-4
+    batch_size: int = 16
+    crop_ticks: int = 96
+    learning_rate: float = 6e-4
+    warm_start: bool = False
+    detected_share: float = Field(default=0.5, ge=0, le=1)
+    num_given_views: int = Field(default=3, ge=1)
 
 
-class ConsistencyTraining(StageTraining):
+class DiffusionTraining(GeneratorTraining):
+    """Training of the generator with the denoising loss."""
+
+    objective: DiffusionObjectiveConfig = DiffusionObjectiveConfig()
+
+
+class ConsistencyTraining(GeneratorTraining):
     """Consistency tuning of a trained generator."""
 
     steps: int = 2000
-    batch_size: int = 8
-    crop_ticks: int = 120
     learning_rate: float = 1e-4
+    warm_start: bool = True
+    objective: ConsistencyObjectiveConfig = ConsistencyObjectiveConfig()
 
 
 class TrainingConfig(StrictConfig):

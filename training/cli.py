@@ -41,6 +41,63 @@ def vae(
         report(train_vae(resolved, data, val or [], out, init=init), out)
 
 
+StoreDir = Annotated[Path | None, typer.Option(help="Feature store with detected features.")]
+StartDir = Annotated[Path, typer.Option(help="Checkpoint whose trained parts are the start.")]
+
+
+@app.command()
+def diffusion(
+    data: DataDirs,
+    out: OutDir,
+    init: StartDir,
+    config: ConfigName = "stage",
+    val: ValDirs = None,
+    store: StoreDir = None,
+    overrides: Overrides = None,
+    threads: Threads = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Trains backbone and head with the denoising loss."""
+    _generator("diffusion", config, overrides, data, val, out, init, store, threads, dry_run)
+
+
+@app.command()
+def consistency(
+    data: DataDirs,
+    out: OutDir,
+    init: StartDir,
+    config: ConfigName = "stage",
+    val: ValDirs = None,
+    store: StoreDir = None,
+    overrides: Overrides = None,
+    threads: Threads = 0,
+    dry_run: DryRun = False,
+) -> None:
+    """Tunes backbone and head for one to four evaluations per tick (ECT)."""
+    _generator("consistency", config, overrides, data, val, out, init, store, threads, dry_run)
+
+
+def _generator(
+    stage: str,
+    config: str,
+    overrides: list[str] | None,
+    data: list[Path],
+    val: list[Path] | None,
+    out: Path,
+    init: Path,
+    store: Path | None,
+    threads: int,
+    dry_run: bool,
+) -> None:
+    from spatial_v2a.training.generator import train_generator
+    from spatial_v2a.training.run import prepare_run, report
+
+    resolved = prepare_run(config, overrides, out, threads=threads, dry_run=dry_run)
+    if resolved is not None:
+        figures = train_generator(resolved, stage, data, val or [], out, init=init, store_dir=store)
+        report(figures, out)
+
+
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

@@ -6,7 +6,6 @@ Legend: M noise draws per item, B sequences, T ticks, D latent width.
 from dataclasses import dataclass
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from spatial_v2a.consistency import (
@@ -18,48 +17,8 @@ from spatial_v2a.consistency import (
 from spatial_v2a.diffusion import lognormal_sigma, loss_weight, uncertainty_weighted
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.generator import Condition, Generator
-from spatial_v2a.guidance import StreamDropout, drop_streams
-from spatial_v2a.strict import StrictConfig
-
-
-class DiffusionObjectiveConfig(StrictConfig):
-    """Denoising loss with a spoilt history.
-
-    Attributes:
-        p_mean, p_std: ln sigma ~ N(p_mean, p_std^2), for latents of unit variance (EDM's -1.2
-            for sigma_data 0.5 is -0.5 here).
-        num_draws: noise levels per item; the condition is shared between them.
-        max_history_noise: a sequence's history gets noise of a level uniform in [0, this].
-        drop_latent: chance that a single past latent is replaced by the null embedding.
-        drop_history: chance that all past latents of a sequence are.
-        streams: chances of losing perception streams.
-    """
-
-    p_mean: float = -0.5
-    p_std: float = Field(default=1.2, gt=0)
-    num_draws: PositiveInt = 4
-    max_history_noise: float = Field(default=0.5, ge=0)
-    drop_latent: float = Field(default=0.15, ge=0, le=1)
-    drop_history: float = Field(default=0.1, ge=0, le=1)
-    streams: StreamDropout = StreamDropout()
-
-
-class ConsistencyObjectiveConfig(DiffusionObjectiveConfig):
-    """Consistency tuning on top of the same spoilt history.
-
-    Attributes:
-        num_stages: steps in which the two noise levels approach each other.
-        q: base of the approach; the distance shrinks by q per stage.
-        huber: c of the pseudo-Huber distance, times the square root of the latent width.
-    """
-
-    # ECT's -1.1 and 2.0 for sigma_data 0.5, moved to unit variance.
-    p_mean: float = -0.4
-    p_std: float = Field(default=2.0, gt=0)
-    num_draws: PositiveInt = 2
-    num_stages: PositiveInt = 6
-    q: float = Field(default=4.0, gt=1)
-    huber: float = Field(default=0.03, gt=0)
+from spatial_v2a.guidance import drop_streams
+from spatial_v2a.objective_config import ConsistencyObjectiveConfig, DiffusionObjectiveConfig
 
 
 @dataclass

@@ -1,0 +1,151 @@
+"""Trains backbone and head: `spatial-v2a-train diffusion`, then `spatial-v2a-train consistency`."""
+
+import copy
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from spatial_v2a.conditioning.store import FeatureStore
+from spatial_v2a.config import Config
+from spatial_v2a.features import FrameFeatures
+from spatial_v2a.generator import Generator
+from spatial_v2a.model import SpatialV2A
+from spatial_v2a.training.audio_data import step_rng
+from spatial_v2a.training.generator_data import GeneratorData
+from spatial_v2a.training.generator_metrics import validation_metrics
+from spatial_v2a.training.loop import Losses, Task, train
+from spatial_v2a.training.objectives import consistency_loss, diffusion_loss
+from spatial_v2a.training.shards import ShardIndex
+from spatial_v2a.training_config import ConsistencyTraining, DiffusionTraining
+
+
+def unpack(batch: dict[str, Tensor]) -> tuple[FrameFeatures, Tensor]:
+    """Splits a flat batch into features and latents."""
+    features = FrameFeatures(**{f.name: batch[f.name] for f in fields(FrameFeatures)})
+    return features, batch["latents_BTD"]
+
+
+class DiffusionObjective(nn.Module):
+    """Stage 1: denoising under teacher forcing."""
+
+    def __init__(self, generator: Generator, section: DiffusionTraining) -> None:
+        super().__init__()
+        self.generator = generator
+        self.section = section
+
+    def forward(self, batch: dict[str, Tensor], *, step: int, rng: torch.Generator) -> Losses:
+        """Losses of one batch."""
+        del step
+        features, latents_BTD = unpack(batch)
+        out = diffusion_loss(
+            self.generator, features, latents_BTD, rng=rng, config=self.section.objective
+        )
+        return {"loss": out["loss"], **out["parts"]}
+
+
+class ConsistencyObjective(nn.Module):
+    """Stage 2: easy consistency tuning of head and backbone, against an averaged target."""
+
+    def __init__(self, generator: Generator, section: ConsistencyTraining) -> None:
+        super().__init__()
+        self.generator = generator
+        self.section = section
+        # Not a submodule: the target is neither trained nor saved with the objective.
+        self._target = [copy.deepcopy(generator).requires_grad_(False)]
+
+    def set_target(self, step: int, averaged: nn.Module) -> None:
+        """Takes the averaged weights as the target of the next step."""
+        del step
+        self._target[0].load_state_dict(averaged.state_dict())
+
+    def forward(self, batch: dict[str, Tensor], *, step: int, rng: torch.Generator) -> Losses:
+        """Losses of one batch; the two noise levels approach each other with `step`."""
+        features, latents_BTD = unpack(batch)
+        out = consistency_loss(
+            self.generator,
+            self._target[0].to(latents_BTD.device),
+            features,
+            latents_BTD,
+            rng=rng,
+            fraction=step / self.section.steps,
+            config=self.section.objective,
+        )
+        return {"loss": out["loss"], **out["parts"]}
+
+
+def train_generator(
+    config: Config,
+    stage: str,
+    data: list[Path],
+    val: list[Path],
+    run_dir: Path,
+    *,
+    init: Path,
+    store_dir: Path | None,
+) -> dict[str, float]:
+    """Runs one stage and leaves `run_dir/checkpoint`.
+
+    Args:
+        config: the model; `training.diffusion` or `training.consistency` is used.
+        stage: 'diffusion' or 'consistency'.
+        data, val: folders of shards.
+        run_dir: states, logs and the checkpoint.
+        init: checkpoint with a trained autoencoder (and generator, for a warm start).
+        store_dir: feature store with detected features; None trains on given geometry.
+    """
+    section = getattr(config.training, stage)
+    source = SpatialV2A.from_pretrained(init)
+    model = SpatialV2A(config)
+    model.autoencoder.load_state_dict(source.autoencoder.state_dict())
+    model.set_latent_statistics(source.latent_mean_D, source.latent_std_D)
+    if section.warm_start:
+        model.generator.load_state_dict(source.generator.state_dict())
+    model.folder = source.folder
+    store = FeatureStore(store_dir) if store_dir else None
+    dataset = GeneratorData(
+        ShardIndex(data),
+        model,
+        cache=run_dir / "latents.npz",
+        store=store,
+        detected_share=section.detected_share,
+        num_given_views=section.num_given_views,
+    )
+
+    def make_batch(step: int, process_index: int) -> dict[str, Tensor]:
+        rng = step_rng(section.seed, step, process_index)
+        return dataset.batch(rng, section.batch_size, section.crop_ticks)
+
+    def export(averaged: nn.Module, step: int) -> None:
+        del step
+        model.generator.load_state_dict(averaged.state_dict())
+        model.save_pretrained(run_dir / "checkpoint", overwrite=True)
+
+    generator = copy.deepcopy(model.generator).train()
+    if stage == "diffusion":
+        objective, on_step = DiffusionObjective(generator, section), None
+    else:
+        objective = ConsistencyObjective(generator, section)
+        on_step = objective.set_target
+    task = Task(
+        name=stage,
+        objective=objective,
+        make_batch=make_batch,
+        section=section,
+        averaged=lambda module: module.generator,
+        export=export,
+        on_step=on_step,
+    )
+    losses = train(task, run_dir)
+    if val:
+        held_out = GeneratorData(
+            ShardIndex(val),
+            model,
+            cache=run_dir / "latents-val.npz",
+            store=None,
+            detected_share=0.0,
+            num_given_views=1,
+        )
+        losses |= validation_metrics(model, held_out)
+    return losses

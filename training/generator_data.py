@@ -1,0 +1,152 @@
+"""Batches for the generator: latents of the audio beside what perception saw, ready in memory.
+
+Every clip is held as its latents and one or more views of its picture: the engine's geometry made
+imperfect (training.degrade), and detected features where a feature store has them. A batch mixes
+views and mirrors half of its rows (picture flipped, odd latents negated).
+
+Legend: B sequences, T ticks, D latent width.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from spatial_v2a.autoencoder import mirror_latents
+from spatial_v2a.clip import Clip
+from spatial_v2a.conditioning.given import clip_features
+from spatial_v2a.conditioning.store import FeatureStore
+from spatial_v2a.errors import UserError
+from spatial_v2a.features import FrameFeatures, mirror_features
+from spatial_v2a.model import SpatialV2A
+from spatial_v2a.training.audio_data import decode_flac
+from spatial_v2a.training.degrade import Degrader
+from spatial_v2a.training.shards import ShardIndex
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingClip:
+    """One clip in memory: latents [T, D] and views of its picture, features [1, T] each."""
+
+    latents_TD: Tensor
+    given: list[FrameFeatures]
+    detected: FrameFeatures | None
+
+
+def half(features: FrameFeatures) -> FrameFeatures:
+    """Floating tensors as 16-bit, which halves the memory of a view."""
+    return features.map(lambda x: x.half() if x.is_floating_point() else x)
+
+
+@torch.no_grad()
+def encode_clips(model: SpatialV2A, index: ShardIndex, cache: Path) -> dict[str, Tensor]:
+    """Normalised posterior means [T, D] of every clip, kept in `cache` (npz) for the next start."""
+    latents: dict[str, Tensor] = {}
+    if cache.exists():
+        with np.load(cache) as arrays:
+            latents = {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    missing = [key for key in index.keys if key not in latents]
+    for key in track(missing, description="encoding audio", disable=not missing):
+        audio = torch.from_numpy(decode_flac(index.read(key, "audio.flac")))
+        audio_BCL = audio.float().div(32768).T.unsqueeze(0)
+        mean_BTD = model.autoencoder.encode(audio_BCL).mean_BTD
+        latents[key] = model.normalize(mean_BTD)[0].half()
+    if missing:
+        partial = cache.with_suffix(".partial.npz")
+        np.savez(partial, **{key: value.numpy() for key, value in latents.items()})
+        partial.replace(cache)
+    return latents
+
+
+class GeneratorData:
+    """All clips of some shard folders.
+
+    Args:
+        index: the clips.
+        model: its autoencoder makes the latents, its config says what perception looks like.
+        cache: file that keeps the latents.
+        store: feature store with detected features, or None for given geometry only.
+        detected_share: share of the rows that show detected features, where a clip has them.
+        num_given_views: differently degraded views of the engine's geometry kept per clip.
+    """
+
+    def __init__(
+        self,
+        index: ShardIndex,
+        model: SpatialV2A,
+        *,
+        cache: Path,
+        store: FeatureStore | None,
+        detected_share: float,
+        num_given_views: int,
+    ) -> None:
+        self.detected_share = detected_share
+        self.grid_width = model.config.perception.shapes.grid_width
+        self.num_odd_latents = model.config.autoencoder.num_odd_latents
+        latents = encode_clips(model, index, cache)
+        self.clips = [
+            TrainingClip(
+                latents_TD=latents[key],
+                given=[
+                    half(features) for features in _given_views(index, key, model, num_given_views)
+                ],
+                detected=half(store.load(key)) if store and store.has(key) else None,
+            )
+            for key in track(index.keys, description="reading geometry")
+        ]
+        num_detected = sum(clip.detected is not None for clip in self.clips)
+        log.info("%d clips, %d with detected features", len(self.clips), num_detected)
+        if detected_share > 0 and store is not None and not num_detected:
+            raise UserError(
+                f"feature store {store.folder} has none of the {len(self.clips)} clips; fill it "
+                "with spatial-v2a-train extract"
+            )
+
+    def batch(
+        self, rng: np.random.Generator, batch_size: int, crop_ticks: int
+    ) -> dict[str, Tensor]:
+        """Random crops: every field of FrameFeatures and `latents_BTD`, as a flat dictionary."""
+        rows = [self._crop(rng, crop_ticks) for _ in range(batch_size)]
+        batch = {
+            name: torch.cat([vars(features)[name] for features, _ in rows])
+            for name in vars(rows[0][0])
+        }
+        batch["latents_BTD"] = torch.stack([latents for _, latents in rows])
+        return {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
+
+    def _crop(self, rng: np.random.Generator, crop_ticks: int) -> tuple[FrameFeatures, Tensor]:
+        clip = self.clips[rng.integers(len(self.clips))]
+        is_detected = rng.random() < self.detected_share and clip.detected is not None
+        view = clip.detected if is_detected else clip.given[rng.integers(len(clip.given))]
+        num_ticks = len(clip.latents_TD)
+        if num_ticks < crop_ticks:
+            raise UserError(
+                f"crop_ticks {crop_ticks} exceeds a clip of {num_ticks} ticks; lower crop_ticks "
+                "or record longer clips"
+            )
+        start = int(rng.integers(num_ticks - crop_ticks + 1))
+        features = view.map(lambda x: x[:, start : start + crop_ticks])
+        latents_TD = clip.latents_TD[start : start + crop_ticks]
+        if rng.random() < 0.5:
+            features = mirror_features(features, grid_width=self.grid_width)
+            latents_TD = mirror_latents(latents_TD, self.num_odd_latents)
+        return features, latents_TD
+
+
+def _given_views(
+    index: ShardIndex, key: str, model: SpatialV2A, num_views: int
+) -> Iterator[FrameFeatures]:
+    """Differently degraded views of a clip's engine geometry; the first one is exact."""
+    parts = {name: index.read(key, name) for name in ("json", "depth.npz")}
+    clip = Clip(key, parts)
+    for view in range(num_views):
+        seed = int.from_bytes(key.encode()[-8:], "little") + view
+        degrade = Degrader(model.config.perception, np.random.default_rng(seed)) if view else None
+        yield clip_features(clip, model.config.perception, degrade=degrade)
