@@ -148,9 +148,9 @@ class Engine:
     def _guide(self, rows: Tensor) -> Tensor:
         """Moves the full branch away from those that saw less; rows are branch-major.
 
-        full + (g - 1) (full - nothing seen) + (s - 1) (full - nothing spatial), the two-condition
-        form of classifier-free guidance (2211.09800, eq. 3), applied to the condition, so that the
-        head runs once per stream.
+        full + (g - 1) (full - nothing seen) + (s - 1) (full - nothing spatial): two terms of
+        classifier-free guidance (2207.12598, eq. 6 with w = g - 1), applied to the condition, so
+        that the head runs once per stream.
         """
         full, *others = rows.unflatten(0, (len(self._branches), self.num_streams)).unbind(0)
         guided = full

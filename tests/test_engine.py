@@ -1,0 +1,186 @@
+"""The engine: streaming equals the offline formula, seeds, idle streams, reset, guidance."""
+
+import pytest
+import torch
+
+from spatial_v2a import Config
+from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features
+from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
+from spatial_v2a.model import SpatialV2A
+from spatial_v2a.samplers import sample, sampler_sigmas
+from spatial_v2a.streaming import state_tensors
+
+
+@pytest.fixture(scope="module")
+def model(tiny_config: Config) -> SpatialV2A:
+    """A random tiny model whose every part has an effect (zero-initialised layers are moved)."""
+    random = torch.Generator().manual_seed(1)
+    model = SpatialV2A(tiny_config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=random) * 0.05)
+    return model
+
+
+def random_features(config: Config, *, num_streams: int, num_ticks: int, seed: int = 0):
+    shapes = config.perception.shapes
+    random = torch.Generator().manual_seed(seed)
+    features = empty_features(
+        num_streams,
+        num_ticks,
+        num_patches=shapes.num_patches,
+        dino_dim=shapes.dino_dim,
+        depth_grid=shapes.depth_grid,
+        max_boxes=shapes.max_boxes,
+    )
+    features.dino_BTND.normal_(generator=random)
+    features.depth_BTHW.uniform_(generator=random)
+    features.boxes_BTKF[:, :, :2].uniform_(generator=random)
+    features.boxes_BTKF[..., BOX_FIELDS.index("azimuth")] -= 0.5
+    features.box_mask_BTK[:, :, :2] = True
+    for flag in (features.has_dino_BT, features.has_depth_BT, features.has_boxes_BT):
+        flag.fill_(True)
+    return features
+
+
+def tick(features: FrameFeatures, n: int) -> FrameFeatures:
+    return features.map(lambda x: x[:, n : n + 1])
+
+
+@torch.no_grad()
+def offline(model: SpatialV2A, features: FrameFeatures, settings: EngineSettings) -> torch.Tensor:
+    """The same sound without any state: every tick from the whole past, one decoder pass."""
+    num_ticks = features.has_boxes_BT.shape[1]
+    dtype = model.latent_mean_D.dtype
+    sampler = model.config.sampler
+    sigmas = sampler_sigmas(sampler, nfe=settings.nfe).to(dtype)
+    random = torch.Generator().manual_seed(settings.seed)
+    num_draws = len(sigmas) if sampler.kind == "consistency" else 1
+    latents_BTD = torch.zeros(1, num_ticks, model.config.autoencoder.latent_dim, dtype=dtype)
+    for n in range(num_ticks):
+        past = features.map(lambda x, n=n: x[:, : n + 1])
+        condition = model.generator(past, latents_BTD[:, : n + 1]).map(lambda x: x[:, -1:])
+        noise = torch.randn(num_draws, latents_BTD.shape[-1], generator=random)[:, None].to(dtype)
+        denoise = model.generator.denoiser(condition)
+        latents_BTD[:, n] = sample(denoise, noise, sigmas, config=sampler)
+    return model.autoencoder.decode(model.denormalize(latents_BTD)).transpose(1, 2)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=["f64", "f32"]
+)
+def test_streaming_equals_offline(tiny_config: Config, model, dtype, tolerance) -> None:
+    """Long enough that the ring of the backbone wraps twice."""
+    num_ticks = 2 * tiny_config.generator.backbone.window_ticks + 3
+    features = random_features(tiny_config, num_streams=1, num_ticks=num_ticks)
+    settings = EngineSettings(seed=5, nfe=2)
+    model = model.to(dtype)
+    engine = Engine(model, settings=settings)
+    if dtype == torch.float64:
+        features = features.map(lambda x: x.double() if x.is_floating_point() else x)
+    expected = offline(model, features, settings)
+    # The engine hands out float32; compare in the model's own type.
+    heard = _heard(engine, features, num_ticks)
+    model.to(torch.float32)
+    assert expected.abs().max() > 1e-3, "the random model is silent, the test says nothing"
+    error = (heard - expected).abs().max().item()
+    assert error < tolerance, f"streaming differs from offline by {error:.2e}"
+
+
+@torch.inference_mode()
+def _heard(engine: Engine, features: FrameFeatures, num_ticks: int) -> torch.Tensor:
+    pieces = []
+    decode = engine.model.autoencoder.decode
+
+    def recording(*args, **kwargs):
+        pieces.append(decode(*args, **kwargs))
+        return pieces[-1]
+
+    engine.model.autoencoder.decode = recording
+    try:
+        for n in range(num_ticks):
+            engine.step(tick(features, n))
+    finally:
+        del engine.model.autoencoder.decode
+    return torch.cat(pieces, dim=-1).transpose(1, 2)
+
+
+def test_generate_is_step_after_step_and_a_seed_is_one_sound(tiny_config: Config, model) -> None:
+    features = random_features(tiny_config, num_streams=1, num_ticks=6)
+    first = Engine(model, settings=EngineSettings(seed=3)).generate(features)
+    engine = Engine(model, settings=EngineSettings(seed=3))
+    again = torch.cat([engine.step(tick(features, n)) for n in range(6)], dim=1)
+    other = Engine(model, settings=EngineSettings(seed=4)).generate(features)
+    assert first.shape == (1, 6 * engine.samples_per_tick, 2) and first.dtype == torch.float32
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_streams_are_independent_with_idle_rows_and_a_reset(tiny_config: Config, model) -> None:
+    """Stream b of three, with idle ticks and a reset, sounds like seed + b alone."""
+    features = random_features(tiny_config, num_streams=3, num_ticks=12)
+    engine = Engine(model, num_streams=3, settings=EngineSettings(seed=7, nfe=2))
+    heard, done = [[], [], []], [0, 0, 0]
+    for n in range(12):
+        if n == 5:
+            engine.reset(torch.tensor([False, False, True]))
+            heard[2], done[2] = [], 0
+        active = torch.tensor([True, n % 3 != 1, n != 8])
+        pick = torch.tensor(done)
+        now = features.map(lambda x, pick=pick: x[torch.arange(3), pick][:, None])
+        audio = engine.step(now, active)
+        for b in range(3):
+            if active[b]:
+                heard[b].append(audio[b])
+                done[b] += 1
+            else:
+                assert not audio[b].any(), "an idle stream must be silent"
+    for b in range(3):
+        alone = Engine(model, settings=EngineSettings(seed=7 + b, nfe=2))
+        expected = alone.generate(features.map(lambda x, b=b: x[b : b + 1, : done[b]]))
+        error = (torch.cat(heard[b]) - expected[0]).abs().max().item()
+        assert error < 1e-4, f"stream {b} differs from itself alone by {error:.2e}"
+
+
+def test_reset_equals_fresh_and_addresses_stay(tiny_config: Config, model) -> None:
+    features = random_features(tiny_config, num_streams=2, num_ticks=5)
+    engine = Engine(model, num_streams=2)
+    states = (engine._generator_state, engine._decoder_state)
+    before = [tensor.data_ptr() for tensor in state_tensors(states)]
+    first = engine.generate(features)
+    engine.reset()
+    assert torch.equal(first, engine.generate(features))
+    assert before == [tensor.data_ptr() for tensor in state_tensors(states)]
+
+
+def test_guidance_of_one_is_plain_and_others_differ(tiny_config: Config, model) -> None:
+    features = random_features(tiny_config, num_streams=2, num_ticks=3)
+
+    def hear(**kwargs) -> torch.Tensor:
+        settings = EngineSettings(seed=1, **kwargs)
+        return Engine(model, num_streams=2, settings=settings).generate(features)
+
+    plain = hear()
+    for kwargs in ({"guidance": 2.0}, {"spatial_guidance": 2.0}, {"without": ("boxes",)}):
+        assert not torch.equal(plain, hear(**kwargs)), kwargs
+    both = hear(guidance=1.0 + 1e-6, spatial_guidance=1.0 + 1e-6)
+    assert (both - plain).abs().max() < 1e-4
+
+
+def test_absent_streams_are_not_read(tiny_config: Config, model) -> None:
+    """--without depth --without boxes: what these streams hold must not matter."""
+    features = random_features(tiny_config, num_streams=1, num_ticks=3)
+    settings = EngineSettings(without=("depth", "boxes"))
+    plain = Engine(model, settings=settings).generate(features)
+    features.depth_BTHW.mul_(0.1)
+    features.boxes_BTKF.mul_(-1.0)
+    assert torch.equal(plain, Engine(model, settings=settings).generate(features))
+
+
+def test_threads_come_back() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    with engine_threads("cpu"):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
