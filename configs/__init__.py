@@ -1,0 +1,1 @@
+"""The presets, as package data: tiny (tests), stage (bundled), base and large (hub encoders)."""

@@ -230,9 +230,13 @@ def _tensor_files(folder: Path, stem: str) -> list[str]:
     if not index.is_file():
         return [f"{stem}.safetensors"]
     try:
-        return sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index} is damaged ({error}); copy the folder again") from None
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise UserError(f"{index} names a file outside the folder ({outside[0]}); do not trust it")
+    return names
 
 
 def _narrow(tensor: Tensor) -> Tensor:

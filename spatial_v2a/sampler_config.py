@@ -18,7 +18,7 @@ class SamplerConfig(StrictConfig):
     """
 
     kind: Literal["diffusion", "consistency"] = "diffusion"
-    nfe: int = Field(default=16, ge=1)
+    nfe: int = Field(default=15, ge=1)
     sigma_min: float = Field(default=0.002, gt=0)
     sigma_max: float = Field(default=80.0, gt=0)
     rho: float = Field(default=7.0, gt=0)

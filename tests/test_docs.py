@@ -1,0 +1,118 @@
+"""The documents tell the truth: every command, flag, make target and file they name exists."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+INLINE = re.compile(r"`(spatial-v2a(?:-train)? [^`\n]+)`")
+SHELLS = {"", "sh", "bash", "console", "text"}
+
+
+@cache
+def command_line(name: str) -> click.Command:
+    """The real command line behind a console script."""
+    if name == "spatial-v2a":
+        from spatial_v2a.inference.cli import app
+    else:
+        from spatial_v2a.training.cli import app
+    return typer.main.get_command(app)
+
+
+def shell_lines(text: str) -> Iterator[str]:
+    """Commands of the fenced blocks (continuations joined) and of inline code."""
+    for language, body in FENCE.findall(text):
+        if language in SHELLS:
+            yield from body.replace("\\\n", " ").splitlines()
+    yield from INLINE.findall(FENCE.sub("", text))
+
+
+def commands(text: str) -> Iterator[list[str]]:
+    """Words of every `spatial-v2a...` command, from its name on."""
+    for line in shell_lines(text):
+        line = line.split(" #")[0].split(" > ")[0].split(" | ")[0].strip().removeprefix("$ ")
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            continue
+        heads = [Path(word).name for word in words]
+        for name in ("spatial-v2a", "spatial-v2a-train"):
+            if name in heads[:4]:
+                yield [name, *words[heads.index(name) + 1 :]]
+
+
+def options(command: click.Command) -> set[str]:
+    names = {"--help"}
+    for parameter in command.params:
+        names.update([*parameter.opts, *parameter.secondary_opts])
+    return names
+
+
+def check(words: list[str]) -> None:
+    """Walks the subcommands that `words` name and looks up every flag."""
+    command, rest = command_line(words[0]), words[1:]
+    while hasattr(command, "commands") and rest and not rest[0].startswith("-"):
+        assert rest[0] in command.commands, f"no command '{rest[0]}' in: {' '.join(words)}"
+        command, rest = command.commands[rest[0]], rest[1:]
+    for word in rest:
+        flag = word.split("=")[0]
+        if re.match(r"^--?[a-zA-Z]", flag):
+            assert flag in options(command), f"no flag '{flag}' in: {' '.join(words)}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_commands_and_flags_exist(document: Path) -> None:
+    for words in commands(document.read_text("utf-8")):
+        check(words)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_named_make_targets_exist(document: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text("utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.M))
+    for target in re.findall(r"`make ([a-z]+)", document.read_text("utf-8")):
+        assert target in targets, f"{document.name} names `make {target}`"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_linked_files_exist(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8")):
+        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_the_map_in_the_readme_names_real_files() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    (block,) = re.findall(r"^## Map of the files\n.*?^```\n(.*?)^```$", text, re.M | re.S)
+    folder = ROOT
+    for line in block.splitlines():
+        name = line.split(" # ")[0].strip()
+        if not name:
+            continue
+        if not line.startswith(" "):
+            folder = ROOT / name if name.endswith("/") else ROOT
+            assert (ROOT / name).exists(), f"the map names {name}"
+        else:
+            assert (folder / name).exists(), f"the map names {name} in {folder.name}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_python_examples_compile(document: Path) -> None:
+    for language, body in FENCE.findall(document.read_text("utf-8")):
+        if language == "python":
+            compile(body, document.name, "exec")
+
+
+def test_the_checker_sees_a_wrong_flag() -> None:
+    """Guards the guard: a flag that does not exist must be found."""
+    with pytest.raises(AssertionError, match="no flag '--colour'"):
+        check(["spatial-v2a", "dub", "clip.mp4", "--colour", "red"])
+    with pytest.raises(AssertionError, match="no command 'paint'"):
+        check(["spatial-v2a", "paint"])
