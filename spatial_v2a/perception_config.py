@@ -54,7 +54,7 @@ class DepthSettings(StrictConfig):
     neck_sizes: tuple[int, int, int, int] = (16, 24, 32, 48)
     fusion_size: int = 16
     head_size: int = 8
-    max_depth_m: float = 64.0
+    max_depth_m: int = 64
 
 
 class DetectorSettings(StrictConfig):
@@ -65,6 +65,8 @@ class DetectorSettings(StrictConfig):
         vocabulary: whose class names the detector and the given boxes use.
         image_height, image_width: letterboxed input in pixels, multiples of 32.
         depth_multiple, width_multiple: YOLO11's compound scaling of the compact network.
+        num_distance_bins: bins of its box distances (YOLO11 has 16); times the stride they must
+            span half the picture.
         score_threshold: boxes below it are never reported.
         new_track_score: a box needs it to begin a track; weaker boxes only extend tracks.
         nms_iou: overlap above which the weaker of two boxes is dropped, whatever its class.
@@ -72,10 +74,11 @@ class DetectorSettings(StrictConfig):
 
     source: str | None = None
     vocabulary: Literal["stage", "coco"] = "stage"
-    image_height: int = 256
-    image_width: int = 320
+    image_height: int = 192
+    image_width: int = 256
     depth_multiple: float = 0.5
     width_multiple: float = 0.125
+    num_distance_bins: int = 8
     score_threshold: float = 0.1
     new_track_score: float = 0.3
     nms_iou: float = 0.6

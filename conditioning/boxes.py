@@ -1,0 +1,177 @@
+"""YOLO11 adapter: pictures in, scored boxes out. Besides training, the only user of ultralytics.
+
+Legend: B pictures, N anchors, K boxes; corners are x1, y1, x2, y2 as fractions of the picture.
+"""
+
+import copy
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import nms
+
+from spatial_v2a.conditioning.frozen import FrozenEncoder, resize_frames
+from spatial_v2a.errors import UserError
+from spatial_v2a.perception_config import DetectorSettings
+
+PAD_GREY = 114
+MAX_CANDIDATES = 64
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes of one picture, strongest first.
+
+    Attributes:
+        corners_K4: x1, y1, x2, y2 as fractions of the picture, float32.
+        score_K: confidence 0..1.
+        class_K: class index in the vocabulary, int64.
+    """
+
+    corners_K4: NDArray
+    score_K: NDArray
+    class_K: NDArray
+
+
+def import_ultralytics(module: str) -> ModuleType:
+    """Imports a module of ultralytics without its side effects.
+
+    Its settings go to a cache folder, it neither installs packages nor reports usage, and the
+    environment is left as it was.
+    """
+    with _quiet_environment():
+        return importlib.import_module(module)
+
+
+@contextmanager
+def _quiet_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    if "YOLO_CONFIG_DIR" not in os.environ:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spatial_v2a"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            folder = Path(tempfile.mkdtemp(prefix="spatial_v2a-"))
+        os.environ["YOLO_CONFIG_DIR"] = str(folder)
+    os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+def build_yolo11(settings: DetectorSettings, *, num_classes: int) -> nn.Module:
+    """The compact YOLO11 of `settings` with random weights (ultralytics' DetectionModel)."""
+    tasks = import_ultralytics("ultralytics.nn.tasks")
+    architecture = Path(tasks.__file__).parents[1] / "cfg/models/11/yolo11.yaml"
+    layout = copy.deepcopy(yaml.safe_load(architecture.read_text(encoding="utf-8")))
+    layout["scales"] = {"c": [settings.depth_multiple, settings.width_multiple, 1024]}
+    layout["scale"] = "c"
+    layout["reg_max"] = settings.num_distance_bins
+    return tasks.DetectionModel(layout, ch=3, nc=num_classes, verbose=False)
+
+
+def load_published_yolo11(source: str) -> nn.Module:
+    """Loads a published YOLO11 `.pt` (a pickle: the user's own file) by path or by name.
+
+    A name like `yolo11n.pt` that is no file here is fetched by ultralytics, as its users expect.
+    """
+    if Path(source).suffix != ".pt":
+        raise UserError(f"detector source {source!r} is no .pt file; give yolo11n.pt or a path")
+    if not Path(source).is_file() and Path(source).name != source:
+        raise UserError(f"no file {source}; download YOLO11 weights and give their path")
+    yolo = import_ultralytics("ultralytics").YOLO(source)
+    if yolo.task != "detect":
+        raise UserError(f"{source} is made for {yolo.task}; use weights for detection")
+    return yolo.model.float()
+
+
+def letterbox(frames_BHWC: Tensor, height: int, width: int) -> Tensor:
+    """Scales pictures to fit, keeping their aspect, and pads to uint8 [B, 3, height, width]."""
+    scale = min(height / frames_BHWC.shape[1], width / frames_BHWC.shape[2])
+    inner_height = min(height, max(1, round(frames_BHWC.shape[1] * scale)))
+    inner_width = min(width, max(1, round(frames_BHWC.shape[2] * scale)))
+    x_BCHW = resize_frames(frames_BHWC, inner_height, inner_width)
+    pad_y, pad_x = height - inner_height, width - inner_width
+    if pad_x or pad_y:
+        sides = (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)
+        x_BCHW = functional.pad(x_BCHW, sides, value=PAD_GREY)
+    return x_BCHW
+
+
+def select_boxes(y_BCN: Tensor, settings: DetectorSettings, aspect: float) -> list[Detections]:
+    """Thresholds, suppresses overlaps and undoes the letterbox.
+
+    Args:
+        y_BCN: decoded YOLO output [B, 4 + classes, N]: centre, size in input pixels, class scores.
+        settings: input size and thresholds.
+        aspect: width / height of the original pictures.
+    """
+    height, width = settings.image_height, settings.image_width
+    inner_width, inner_height = min(width, height * aspect), min(height, width / aspect)
+    origin = torch.tensor([(width - inner_width) / 2, (height - inner_height) / 2])
+    extent = torch.tensor([inner_width, inner_height])
+    results = []
+    score_BN, class_BN = y_BCN[:, 4:].max(dim=1)
+    for y_CN, score_N, class_N in zip(y_BCN.cpu(), score_BN.cpu(), class_BN.cpu(), strict=True):
+        keep_K = (score_N > settings.score_threshold).nonzero()[:, 0]
+        keep_K = keep_K[score_N[keep_K].argsort(descending=True)[:MAX_CANDIDATES]]
+        centre_K2, size_K2 = y_CN[:2, keep_K].T, y_CN[2:4, keep_K].T
+        corners_K4 = torch.cat([centre_K2 - size_K2 / 2, centre_K2 + size_K2 / 2], dim=1)
+        best = nms(corners_K4, score_N[keep_K], settings.nms_iou)
+        keep_K, corners_K4 = keep_K[best], corners_K4[best]
+        corners_K4 = ((corners_K4 - origin.repeat(2)) / extent.repeat(2)).clamp(0.0, 1.0)
+        arrays = (corners_K4.numpy(), score_N[keep_K].numpy(), class_N[keep_K].numpy())
+        results.append(Detections(*arrays))
+    return results
+
+
+class YoloDetector(FrozenEncoder):
+    """Frozen YOLO11.
+
+    Args:
+        settings: input size and thresholds.
+        model: a DetectionModel with its weights; it is fused (batch norms folded) here.
+        num_classes: size of the configured vocabulary, which the weights must share.
+    """
+
+    def __init__(self, settings: DetectorSettings, model: nn.Module, *, num_classes: int) -> None:
+        super().__init__()
+        self.settings = settings
+        head: Any = model.model[-1]
+        if head.nc != num_classes:
+            raise UserError(
+                f"the detector knows {head.nc} classes, vocabulary {settings.vocabulary!r} has "
+                f"{num_classes}; set perception.detector.vocabulary to match the weights"
+            )
+        self.model = model.eval().fuse(verbose=False)
+        self.freeze()
+
+    @torch.inference_mode()
+    def detect(self, frames_BHWC: Tensor) -> list[Detections]:
+        """Boxes of each uint8 RGB picture [B, H, W, 3]."""
+        height, width = self.settings.image_height, self.settings.image_width
+        device = next(self.model.parameters()).device
+        x_BCHW = letterbox(frames_BHWC, height, width).to(device).float() / 255.0
+        y_BCN = self.model(x_BCHW)[0]
+        aspect = frames_BHWC.shape[2] / frames_BHWC.shape[1]
+        return select_boxes(y_BCN, self.settings, aspect)
+
+
+def empty_detections() -> Detections:
+    """A picture without boxes."""
+    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))

@@ -1,0 +1,86 @@
+"""Depth-Anything (V2) adapter: pictures in, a coarse nearness grid out.
+
+Legend: B pictures, H x W grid or pixels.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import (
+    DepthAnythingConfig,
+    DepthAnythingForDepthEstimation,
+    Dinov2Config,
+)
+
+from spatial_v2a.conditioning.frozen import FrozenEncoder, normalize_imagenet, resize_frames
+from spatial_v2a.conditioning.hub import hub_errors
+from spatial_v2a.geometry import nearness
+from spatial_v2a.perception_config import DepthSettings
+
+
+def build_depth(settings: DepthSettings) -> DepthAnythingForDepthEstimation:
+    """The compact metric network of `settings` with random weights."""
+    backbone = Dinov2Config(
+        hidden_size=settings.hidden_size,
+        num_hidden_layers=settings.num_layers,
+        num_attention_heads=settings.num_heads,
+        image_size=max(settings.image_height, settings.image_width),
+        patch_size=settings.patch_size,
+        reshape_hidden_states=False,
+        apply_layernorm=True,
+        out_features=[f"stage{1 + i * settings.num_layers // 4}" for i in range(4)],
+    )
+    return DepthAnythingForDepthEstimation(
+        DepthAnythingConfig(
+            backbone_config=backbone,
+            patch_size=settings.patch_size,
+            reassemble_hidden_size=settings.hidden_size,
+            reassemble_factors=[2, 1, 1, 0.5],
+            neck_hidden_sizes=list(settings.neck_sizes),
+            fusion_hidden_size=settings.fusion_size,
+            head_hidden_size=settings.head_size,
+            head_in_index=-1,
+            depth_estimation_type="metric",
+            max_depth=settings.max_depth_m,
+        )
+    )
+
+
+def load_depth(settings: DepthSettings) -> DepthAnythingForDepthEstimation:
+    """Published weights from the hub or a folder, as named by `settings.source`."""
+    assert settings.source is not None
+    with hub_errors(settings.source):
+        return DepthAnythingForDepthEstimation.from_pretrained(settings.source)
+
+
+def nearness_of_prediction(predicted_BHW: Tensor, *, is_metric: bool) -> Tensor:
+    """Nearness in [0, 1] from a network's output.
+
+    Metric networks predict metres. Relative ones predict inverse depth of unknown scale: 1/2 is
+    then put at each picture's mean, which no future frame can change.
+    """
+    if is_metric:
+        return nearness(predicted_BHW)
+    inverse_BHW = predicted_BHW.clamp_min(0.0)
+    mean_B11 = inverse_BHW.mean(dim=(1, 2), keepdim=True).clamp_min(1e-6)
+    return inverse_BHW / (inverse_BHW + mean_B11)
+
+
+class DepthEncoder(FrozenEncoder):
+    """Frozen Depth-Anything."""
+
+    def __init__(self, settings: DepthSettings, model: DepthAnythingForDepthEstimation) -> None:
+        super().__init__()
+        self.settings = settings
+        self.model = model
+        self.is_metric = model.config.depth_estimation_type == "metric"
+        self.freeze()
+
+    @torch.inference_mode()
+    def encode(self, frames_BHWC: Tensor) -> Tensor:
+        """Nearness grid [B, H, W] float32 in [0, 1] of uint8 RGB pictures [B, H, W, 3]."""
+        x_BCHW = resize_frames(frames_BHWC, self.settings.image_height, self.settings.image_width)
+        x_BCHW = normalize_imagenet(x_BCHW.to(self.model.device))
+        predicted_BHW = self.model(x_BCHW).predicted_depth
+        near_BHW = nearness_of_prediction(predicted_BHW, is_metric=self.is_metric)
+        return functional.adaptive_avg_pool2d(near_BHW.unsqueeze(1), self.settings.grid)[:, 0]

@@ -1,0 +1,63 @@
+"""DINOv2 (with registers) adapter: pictures in, one feature vector per patch out.
+
+Legend: B pictures, N patches (row-major), D width.
+"""
+
+import torch
+from torch import Tensor
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+from spatial_v2a.conditioning.frozen import FrozenEncoder, normalize_imagenet, resize_frames
+from spatial_v2a.conditioning.hub import hub_errors
+from spatial_v2a.errors import UserError
+from spatial_v2a.perception_config import DinoSettings
+
+
+def build_dino(settings: DinoSettings) -> Dinov2WithRegistersModel:
+    """The compact encoder of `settings` with random weights."""
+    return Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(
+            hidden_size=settings.hidden_size,
+            num_hidden_layers=settings.num_layers,
+            num_attention_heads=settings.num_heads,
+            num_register_tokens=settings.num_registers,
+            image_size=max(settings.image_height, settings.image_width),
+            patch_size=settings.patch_size,
+        )
+    )
+
+
+def load_dino(settings: DinoSettings) -> Dinov2WithRegistersModel:
+    """Published weights from the hub or a folder, as named by `settings.source`."""
+    assert settings.source is not None
+    with hub_errors(settings.source):
+        model = Dinov2WithRegistersModel.from_pretrained(settings.source)
+    found = (model.config.hidden_size, model.config.patch_size)
+    if found != (settings.hidden_size, settings.patch_size):
+        raise UserError(
+            f"{settings.source} has width {found[0]} and patch {found[1]}; set "
+            "perception.dino.hidden_size and patch_size to match"
+        )
+    return model
+
+
+def patch_features(model: Dinov2WithRegistersModel, x_BCHW: Tensor) -> Tensor:
+    """Patch tokens [B, N, D] of normalised pictures, class and register tokens left out."""
+    tokens = model(x_BCHW).last_hidden_state
+    return tokens[:, 1 + model.config.num_register_tokens :]
+
+
+class DinoEncoder(FrozenEncoder):
+    """Frozen DINOv2."""
+
+    def __init__(self, settings: DinoSettings, model: Dinov2WithRegistersModel) -> None:
+        super().__init__()
+        self.settings = settings
+        self.model = model
+        self.freeze()
+
+    @torch.inference_mode()
+    def encode(self, frames_BHWC: Tensor) -> Tensor:
+        """Patch features [B, N, D] float32 of uint8 RGB pictures [B, H, W, 3]."""
+        x_BCHW = resize_frames(frames_BHWC, self.settings.image_height, self.settings.image_width)
+        return patch_features(self.model, normalize_imagenet(x_BCHW.to(self.model.device)))

@@ -1,0 +1,37 @@
+"""What every frozen encoder shares: it never trains, and it is fed the same resized pictures."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class FrozenEncoder(nn.Module):
+    """An encoder whose weights take no gradient and which stays in eval mode for good."""
+
+    def freeze(self) -> None:
+        """Switches to eval mode and detaches every parameter; call at the end of `__init__`."""
+        self.requires_grad_(False)
+        super().train(False)
+
+    def train(self, mode: bool = True) -> "FrozenEncoder":
+        """Does nothing: a parent module's `train()` must not reach a frozen encoder."""
+        return self
+
+
+def resize_frames(frames_BHWC: Tensor, height: int, width: int) -> Tensor:
+    """Resizes uint8 pictures [B, H, W, 3] with antialiasing to uint8 [B, 3, height, width]."""
+    x_BCHW = frames_BHWC.permute(0, 3, 1, 2)
+    if x_BCHW.shape[-2:] == (height, width):
+        return x_BCHW
+    return functional.interpolate(x_BCHW, (height, width), mode="bilinear", antialias=True)
+
+
+def normalize_imagenet(x_BCHW: Tensor) -> Tensor:
+    """uint8 0..255 to float32 with ImageNet's mean and deviation."""
+    shape = (1, 3, 1, 1)
+    mean = torch.tensor(IMAGENET_MEAN, device=x_BCHW.device).view(shape)
+    std = torch.tensor(IMAGENET_STD, device=x_BCHW.device).view(shape)
+    return (x_BCHW.float() / 255.0 - mean) / std

@@ -1,0 +1,216 @@
+"""Trains and scores the compact YOLO11: ultralytics' network and loss, our own small loop.
+
+Legend: B pictures, K boxes, N anchors.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torchvision.ops import box_iou
+
+from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.conditioning.boxes import YoloDetector, build_yolo11, import_ultralytics
+from spatial_v2a.perception_config import DetectorSettings
+from spatial_v2a.training.perception_data import FramePool, LabelledFrame, crop
+from spatial_v2a.training.perception_loop import LoopSettings
+
+BATCH_SIZE = 16
+MOSAIC_SHARE = 0.5
+REFRESH_EVERY_S = 60.0
+SETTINGS = LoopSettings(learning_rate=2e-3, weight_decay=0.02)
+# Gains of the box, class and distance losses: ultralytics' own defaults.
+LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+
+@dataclass
+class DetectorBatch:
+    """Pictures [B, 3, H, W] in 0..1 and the boxes of all: picture index, class, cx, cy, w, h."""
+
+    x_BCHW: Tensor
+    index_K: Tensor
+    boxes_K5: Tensor
+
+
+def build_trainable(settings: DetectorSettings) -> nn.Module:
+    """Compact YOLO11 for the sounding classes, with what its loss needs attached."""
+    model: Any = build_yolo11(settings, num_classes=len(CLASS_NAMES))
+    model.args = LOSS_GAINS
+    # The published initial bias expects 640 x 640 pictures; ours hold fewer anchors.
+    for level, head in enumerate(model.model[-1].cv3):
+        anchors = settings.image_height * settings.image_width / model.stride[level] ** 2
+        nn.init.constant_(head[-1].bias, float(np.log(1.0 / len(CLASS_NAMES) / anchors)))
+    model.requires_grad_(True)
+    return model.to(memory_format=torch.channels_last)
+
+
+class DetectorLoss:
+    """ultralytics' v8DetectionLoss on our batches, per picture."""
+
+    def __init__(self, model: nn.Module) -> None:
+        loss_module: Any = import_ultralytics("ultralytics.utils.loss")
+        self.criterion = loss_module.v8DetectionLoss(model)
+
+    def __call__(self, model: nn.Module, batch: DetectorBatch) -> dict[str, Tensor]:
+        """Box, class and distance losses."""
+        predictions = model(batch.x_BCHW)
+        targets = {
+            "batch_idx": batch.index_K,
+            "cls": batch.boxes_K5[:, :1],
+            "bboxes": batch.boxes_K5[:, 1:],
+        }
+        total, _ = self.criterion(predictions, targets)
+        return dict(zip(("box", "class", "distance"), total / len(batch.x_BCHW), strict=True))
+
+
+def detector_batches(
+    pool: FramePool, settings: DetectorSettings, *, random: np.random.Generator
+) -> Iterator[DetectorBatch]:
+    """Endless augmented batches; new shards are taken in about once a minute."""
+    weights, refreshed_s = pool.weights(), time.monotonic()
+    while True:
+        if time.monotonic() - refreshed_s > REFRESH_EVERY_S:
+            if pool.refresh():
+                weights = pool.weights()
+            refreshed_s = time.monotonic()
+        images, boxes = [], []
+        for _ in range(BATCH_SIZE):
+            image, found_K5 = augmented(pool.frames, weights, settings, random=random)
+            images.append(image)
+            boxes.append(found_K5)
+        x_BHWC = torch.from_numpy(np.stack(images))
+        index_K = np.repeat(np.arange(BATCH_SIZE), [len(b) for b in boxes]).astype(np.float32)
+        yield DetectorBatch(
+            x_BHWC.permute(0, 3, 1, 2).float().div_(255.0),
+            torch.from_numpy(index_K),
+            torch.from_numpy(np.concatenate(boxes)),
+        )
+
+
+def augmented(
+    frames: list[LabelledFrame],
+    weights: NDArray,
+    settings: DetectorSettings,
+    *,
+    random: np.random.Generator,
+) -> tuple[NDArray, NDArray]:
+    """One training picture: a jittered frame, or four windows around objects side by side."""
+    height, width = settings.image_height, settings.image_width
+    picks = random.choice(len(frames), size=4, p=weights)
+    if random.random() >= MOSAIC_SHARE:
+        scale = random.uniform(0.75, 1.5) * width / frames[picks[0]].image_HWC.shape[1]
+        jitter = 0.15 * max(scale, 1.0)
+        centre = (random.uniform(0.5 - jitter, 0.5 + jitter), random.uniform(0.4, 0.6))
+        image, boxes_K5 = crop(
+            frames[picks[0]],
+            scale=scale,
+            centre=centre,
+            height=height,
+            width=width,
+            is_flipped=random.random() < 0.5,
+        )
+        return _brightness(image, random), boxes_K5
+    image = np.empty((height, width, 3), np.uint8)
+    boxes = []
+    tile_height, tile_width = height // 2, width // 2
+    for tile, pick in enumerate(picks):
+        row, column = divmod(tile, 2)
+        window, found_K5 = _object_window(frames[pick], tile_height, tile_width, random)
+        top, left = row * tile_height, column * tile_width
+        image[top : top + tile_height, left : left + tile_width] = _brightness(window, random)
+        offset = np.array([0, column / 2, row / 2, 0, 0], np.float32)
+        boxes.append(found_K5 * np.array([1, 0.5, 0.5, 0.5, 0.5], np.float32) + offset)
+    return image, np.concatenate(boxes)
+
+
+def _object_window(
+    frame: LabelledFrame, height: int, width: int, random: np.random.Generator
+) -> tuple[NDArray, NDArray]:
+    """A window that holds one of the frame's boxes when it has any."""
+    scale = random.uniform(0.6, 1.3)
+    centre_x, centre_y = random.uniform(0.2, 0.8), random.uniform(0.3, 0.7)
+    if len(frame.boxes_K5):
+        source_height, source_width = frame.image_HWC.shape[:2]
+        _, cx, cy, w, h = frame.boxes_K5[random.integers(len(frame.boxes_K5))]
+        fit = min(width / (w * source_width), height / (h * source_height))
+        scale = min(scale, fit * random.uniform(0.7, 1.2))
+        slack_x = max(width / (scale * source_width) - w, 0.0) / 2
+        slack_y = max(height / (scale * source_height) - h, 0.0) / 2
+        centre_x = cx + random.uniform(-slack_x, slack_x)
+        centre_y = cy + random.uniform(-slack_y, slack_y)
+    return crop(
+        frame,
+        scale=scale,
+        centre=(centre_x, centre_y),
+        height=height,
+        width=width,
+        is_flipped=random.random() < 0.5,
+    )
+
+
+def _brightness(image_HWC: NDArray, random: np.random.Generator) -> NDArray:
+    table = (np.arange(256) * random.uniform(0.7, 1.3) + random.uniform(-12, 12)).clip(0, 255)
+    return table.astype(np.uint8)[image_HWC]
+
+
+def score_detector(
+    settings: DetectorSettings, model: nn.Module, frames: list[LabelledFrame]
+) -> dict[str, Any]:
+    """Mean average precision over frames, by ultralytics' metric code.
+
+    Returns:
+        map50, map50_95, and ap50 per class name (classes that occur).
+    """
+    permissive = settings.model_copy(update={"score_threshold": 0.01})
+    detector = YoloDetector(permissive, model, num_classes=len(CLASS_NAMES))
+    hits, scores, labels, truths = [], [], [], []
+    for frame in frames:
+        found = detector.detect(torch.from_numpy(frame.image_HWC[None]))[0]
+        truth_K4 = _corners(frame.boxes_K5)
+        hits.append(_matches(found.corners_K4, found.class_K, truth_K4, frame.boxes_K5[:, 0]))
+        scores.append(found.score_K)
+        labels.append(found.class_K)
+        truths.append(frame.boxes_K5[:, 0])
+    metrics: Any = import_ultralytics("ultralytics.utils.metrics")
+    columns = [np.concatenate(x) for x in (hits, scores, labels, truths)]
+    result = metrics.ap_per_class(*columns)
+    ap_by_class, present = result[5], result[6].astype(int)
+    return {
+        "num_frames": len(frames),
+        "num_boxes": int(sum(len(t) for t in truths)),
+        "map50": float(ap_by_class[:, 0].mean()),
+        "map50_95": float(ap_by_class.mean()),
+        "ap50": {
+            CLASS_NAMES[c]: round(float(ap[0]), 4)
+            for c, ap in zip(present, ap_by_class, strict=True)
+        },
+    }
+
+
+def _corners(boxes_K5: NDArray) -> NDArray:
+    centre, half = boxes_K5[:, 1:3], boxes_K5[:, 3:5] / 2
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
+def _matches(found_K4: NDArray, class_K: NDArray, truth_N4: NDArray, label_N: NDArray) -> NDArray:
+    """True where a box is the best still free match of a truth of its class, per IoU threshold."""
+    correct = np.zeros((len(found_K4), len(IOU_THRESHOLDS)), bool)
+    if not len(found_K4) or not len(truth_N4):
+        return correct
+    iou_KN = box_iou(torch.from_numpy(found_K4), torch.from_numpy(truth_N4)).numpy()
+    iou_KN = iou_KN * (class_K[:, None] == label_N[None, :])
+    for column, threshold in enumerate(IOU_THRESHOLDS):
+        is_free_N = np.ones(len(truth_N4), bool)
+        for k, row in enumerate(iou_KN):
+            best = int((row * is_free_N).argmax())
+            if row[best] * is_free_N[best] >= threshold:
+                correct[k, column] = True
+                is_free_N[best] = False
+    return correct
