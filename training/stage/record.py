@@ -1,0 +1,248 @@
+"""Records a plan into webdataset shards with several engines at once, resuming what is missing."""
+
+import ctypes
+import json
+import logging
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import webdataset
+
+from spatial_v2a.clip import clip_to_sample
+from spatial_v2a.errors import UserError
+from spatial_v2a.training.stage.capture import WALKER_ID, Take, num_tics, play, to_output_rate
+from spatial_v2a.training.stage.mod import write_mod
+from spatial_v2a.training.stage.plan import (
+    CLIPS_PER_SHARD,
+    ClipPlan,
+    RecordingSettings,
+    make_plan,
+)
+from spatial_v2a.training.stage.wad import Wad, freedoom_path
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 30
+SETTINGS_FILE = "recording.json"
+WAD_NAMES = ("freedoom1.wad", "freedoom2.wad")
+
+
+class ShardReport(NamedTuple):
+    """A finished shard."""
+
+    path: Path
+    num_clips: int
+    audio_s: float
+
+
+def check_openal() -> None:
+    """Refuses to start where the engine would be silent."""
+    try:
+        ctypes.CDLL("libopenal.so.1")
+    except OSError:
+        raise UserError(
+            "libopenal.so.1 not found, the engine would be silent; install package libopenal1"
+        ) from None
+
+
+class Studio:
+    """A worker's own folder with the mods, the audio settings and the game files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # The limiter turns the gain down for seconds after a peak: stems would not sum to the mix.
+        settings = folder / "alsoft.conf"
+        settings.write_text("[general]\noutput-limiter = false\n")
+        os.environ["ALSOFT_CONF"] = str(settings)
+        self._wads = {name: Wad(freedoom_path(name)) for name in WAD_NAMES}
+
+    def wad(self, name: str) -> Wad:
+        """A Freedoom file by name."""
+        return self._wads[name]
+
+    def mod(self, wad_name: str, sounding: str | None = None) -> Path:
+        """The PK3 for a game file; `sounding`: only this class is heard."""
+        path = self.folder / f"{wad_name[:-4]}-{sounding or 'all'}.pk3"
+        if not path.exists():
+            donor = next(n for n in WAD_NAMES if n != wad_name)
+            heard = None if sounding is None else {sounding}
+            write_mod(path, self.wad(wad_name), self.wad(donor), sounding=heard)
+        return path
+
+    def play(self, plan: ClipPlan, attempt: int, **options: Any) -> Take | None:
+        """One attempt at a clip; options: `sounding`, `with_picture`."""
+        wad = self.wad(plan.wad_name)
+        mod = self.mod(plan.wad_name, options.pop("sounding", None))
+        things = wad.things(plan.map_name)
+        return play(
+            plan,
+            attempt=attempt,
+            wad=wad.path,
+            mod=mod,
+            things=things,
+            folder=self.folder,
+            **options,
+        )
+
+
+def _caption(plan: ClipPlan) -> str:
+    if plan.scenario == "third-person":
+        names = ["footsteps of the walker", *plan.classes]
+    elif plan.scenario == "combat":
+        names = ["shots and monsters"]
+    else:
+        names = list(plan.classes)
+    return f"{plan.scenario}: {', '.join(names) or 'nothing sounds'}".replace("_", " ")
+
+
+def _metadata(plan: ClipPlan, take: Take, attempt: int, stems: dict[str, Any]) -> dict[str, Any]:
+    ids = {i: c for i, c in enumerate(plan.classes, start=1)}
+    if plan.scenario == "third-person":
+        ids = {WALKER_ID: "footsteps", **ids}
+    parts = {i: f"stem{i}.flac" for i in ids}
+    samples = np.concatenate(take.audio)
+    return {
+        "key": plan.key,
+        "scenario": plan.scenario,
+        "map": plan.map_name,
+        "wad": plan.wad_name,
+        "seed": plan.seed,
+        "attempt": attempt,
+        "num_ticks": plan.num_ticks,
+        "fov_deg": 90.0,
+        "engine": f"vizdoom {version('vizdoom')}",
+        "caption": _caption(plan),
+        "clipped_share": float(np.mean(np.abs(samples.astype(np.int32)) >= 32767)),
+        "sources": [
+            {"id": i, "class": c, "stem": parts[i] if parts[i] in stems else None}
+            for i, c in ids.items()
+        ],
+        "ticks": take.ticks,
+    }
+
+
+def _stems(studio: Studio, plan: ClipPlan, attempt: int, take: Take) -> dict[str, np.ndarray]:
+    """Replays the clip once per source with every other class silenced."""
+    ids = dict(enumerate(plan.classes, start=1))
+    if plan.scenario == "third-person":
+        ids[WALKER_ID] = "footsteps"
+    stems = {}
+    for source_id, class_name in sorted(ids.items()):
+        alone = studio.play(plan, attempt, sounding=class_name, with_picture=False)
+        if alone is None or alone.trace != take.trace:
+            raise RuntimeError(f"clip {plan.key}: the replay for a stem left the recorded path")
+        stems[f"stem{source_id}.flac"] = to_output_rate(
+            np.concatenate(alone.audio), plan.num_ticks
+        )
+    return stems
+
+
+def record_clip(studio: Studio, plan: ClipPlan) -> dict[str, str | bytes]:
+    """The webdataset sample of a clip: the first attempt that succeeds, always the same one."""
+    for attempt in range(MAX_ATTEMPTS):
+        take = studio.play(plan, attempt)
+        if take is None:
+            continue
+        stems = _stems(studio, plan, attempt, take) if plan.has_stems else {}
+        return clip_to_sample(
+            _metadata(plan, take, attempt, stems),
+            jpegs=take.jpegs,
+            depth_THW=np.stack(take.depth),
+            audio_LC=to_output_rate(np.concatenate(take.audio), plan.num_ticks),
+            stems=stems,
+        )
+    raise RuntimeError(f"clip {plan.key}: no attempt of {MAX_ATTEMPTS} found a stage on this map")
+
+
+@lru_cache(maxsize=1)
+def _studio(folder: str) -> Studio:
+    path = Path(tempfile.mkdtemp(dir=folder))
+    return Studio(path)
+
+
+def _start_worker() -> None:
+    torch.set_num_threads(1)
+
+
+def record_shard(path: Path, plans: list[ClipPlan], scratch: Path) -> ShardReport:
+    """Records one shard under a temporary name and then gives it its own."""
+    studio = _studio(str(scratch))
+    partial = path.with_suffix(".tar.part")
+    with open(partial, "wb") as stream:
+        writer = webdataset.TarWriter(stream, encoder=False, mtime=0, compress=False)
+        for plan in plans:
+            writer.write(record_clip(studio, plan))
+        writer.close()
+    os.replace(partial, path)
+    seconds = sum(num_tics(p.num_ticks) for p in plans) / 35
+    return ShardReport(path, len(plans), seconds)
+
+
+def shard_paths(out: Path, plans: list[ClipPlan]) -> list[tuple[Path, list[ClipPlan]]]:
+    """Shard files with the clips they hold."""
+    groups = [plans[i : i + CLIPS_PER_SHARD] for i in range(0, len(plans), CLIPS_PER_SHARD)]
+    return [(out / f"stage-{i:06d}.tar", group) for i, group in enumerate(groups)]
+
+
+def prepare_folder(out: Path, settings: RecordingSettings) -> None:
+    """Makes the folder, refuses one that is unwritable or holds a different recording."""
+    text = json.dumps(settings.model_dump(), indent=1, sort_keys=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
+    known = out / SETTINGS_FILE
+    if known.exists() and known.read_text() != text:
+        raise UserError(
+            f"{out} holds a recording with other settings (see {SETTINGS_FILE}); choose another"
+            " --out, or repeat its settings to resume"
+        )
+    known.write_text(text)
+
+
+def record(
+    out: Path, settings: RecordingSettings, *, num_workers: int = 1
+) -> Iterator[ShardReport]:
+    """Records what is missing and yields shards as they finish (first what was there before).
+
+    Args:
+        out: folder of the shards `stage-NNNNNN.tar`.
+        settings: what to record; the same settings give the same bytes.
+        num_workers: engines at once; does not change the bytes.
+    """
+    check_openal()
+    prepare_folder(out, settings)
+    todo = []
+    for path, plans in shard_paths(out, make_plan(settings)):
+        if path.exists():
+            yield ShardReport(path, len(plans), 0.0)
+        else:
+            todo.append((path, plans))
+    scratch = Path(tempfile.mkdtemp(prefix="stage-"))
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(
+            num_workers, mp_context=context, initializer=_start_worker
+        ) as pool:
+            jobs = [pool.submit(record_shard, path, plans, scratch) for path, plans in todo]
+            try:
+                for job in as_completed(jobs):
+                    yield job.result()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+

@@ -1,0 +1,293 @@
+"""The scenarios: what is on stage, what moves, and what the camera does.
+
+A scenario is prepared (pre-roll, not recorded) and then asked for its buttons once per tic. All
+choices come from the clip's own generator, so a clip repeats bit for bit.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from spatial_v2a.training.stage.game import StageGame
+from spatial_v2a.training.stage.motion import Camera, Pacer, Walker, azimuth_deg, random_point
+from spatial_v2a.training.stage.place import Place, find_place
+from spatial_v2a.training.stage.wad import Thing
+
+Buttons = tuple[float, float, float, float]
+STILL: Buttons = (0.0, 0.0, 0.0, 0.0)
+SPAWN_TRIES = 12
+SETTLE_TICS = 12  # after placing: warp sounds and momentum die away
+VIEW_LIMIT_DEG = 40.0
+
+
+@dataclass
+class Cue:
+    """A change in the middle of a clip: a source appears or disappears at a tic."""
+
+    tic: int
+    tid: int
+    appears: bool
+
+
+class Scenario:
+    """Base of all scenarios: a place, sources with walkers, a camera, cues in the middle."""
+
+    needs_monsters = False
+    is_third_person = False
+
+    def __init__(
+        self,
+        game: StageGame,
+        rng: np.random.Generator,
+        things: list[Thing],
+        classes: list[str],
+        num_tics: int,
+    ) -> None:
+        self.game, self.rng, self.things = game, rng, things
+        self.classes = dict(enumerate(classes, start=1))  # tid -> class name
+        self.num_tics = num_tics
+        self.cues: list[Cue] = []
+        self.movers: dict[int, Walker | Pacer] = {}
+        self.place: Place | None = None
+        self.camera = Camera(rng, {"still": 1.0})
+        self.focus: int | None = None
+
+    def prepare(self) -> bool:
+        """Pre-roll; False when this map point does not suit and another try is needed."""
+        self.place = find_place(self.game, self.rng, self.things)
+        if self.place is None or not self.set_scene():
+            return False
+        for _ in range(SETTLE_TICS):
+            self.game.step(self.buttons())
+        return True
+
+    def set_scene(self) -> bool:
+        """Places sources and camera; False to give this attempt up."""
+        raise NotImplementedError
+
+    def act(self, tic: int) -> Buttons:
+        """Buttons for a recorded tic."""
+        for cue in self.cues:
+            if tic == cue.tic:
+                self._play(cue)
+        return self.buttons()
+
+    def buttons(self) -> Buttons:
+        """Moves the sources and returns the camera's buttons."""
+        for mover in self.movers.values():
+            mover.act(self.game)
+        return self.camera.act(self.game, self.focus)
+
+    def _play(self, cue: Cue) -> None:
+        if not cue.appears:
+            self.game.remove(cue.tid)
+        elif cue.tid not in self.game.actors:
+            heading = self.game.pose.heading_deg + self.rng.uniform(-30, 30)
+            x, y = random_point(self.rng, self.place, heading, max_distance=300)
+            self.game.spawn(cue.tid, self.classes[cue.tid], x, y)
+            # It may not fit there: try again in the next tic until it stands.
+            cue.tic += 1
+
+    def is_on_screen(self, tid: int) -> bool:
+        """Whether the labels of the present picture show the actor."""
+        actor = self.game.actors.get(tid)
+        if actor is None:
+            return False
+        return any(label.object_id == actor.object_id for label in self.game.state.labels)
+
+    def place_source(self, tid: int, sector_deg: tuple[float, float], *, visible: bool) -> bool:
+        """Spawns a source at a random point of a sector; visible: it must be on screen."""
+        for _ in range(SPAWN_TRIES):
+            heading = self.game.pose.heading_deg + self.rng.uniform(*sector_deg)
+            x, y = random_point(self.rng, self.place, heading)
+            self.game.spawn(tid, self.classes[tid], x, y)
+            self.game.step()
+            self.game.step()
+            if tid in self.game.actors and (not visible or self.is_on_screen(tid)):
+                return True
+            self.game.remove(tid)
+            self.game.step()
+        return False
+
+
+class Walkers(Scenario):
+    """Sources walk about in view; the camera follows, stands, drifts, loses them sometimes."""
+
+    def set_scene(self) -> bool:
+        for tid in self.classes:
+            if not self.place_source(tid, (-VIEW_LIMIT_DEG, VIEW_LIMIT_DEG), visible=True):
+                return False
+            self.movers[tid] = self.walker(tid)
+        self.focus = 1
+        weights = {"follow": 0.52, "still": 0.33, "drift": 0.1, "away": 0.05}
+        self.camera = Camera(self.rng, weights)
+        if self.rng.random() < 0.2:
+            self._add_cue()
+        return True
+
+    def walker(self, tid: int) -> Walker:
+        """A walker of random speed and habits."""
+        wide = self.rng.random() < 0.25
+        limit = 75.0 if wide else 42.0
+        return Walker(
+            tid,
+            self.rng,
+            self.place,
+            sector_deg=(-limit, limit),
+            speed=float(self.rng.uniform(2.5, 8.0)),
+            is_wandering=bool(self.rng.random() < 0.2),
+        )
+
+    def _add_cue(self) -> None:
+        tid = int(self.rng.integers(1, len(self.classes) + 1))
+        appears = bool(self.rng.random() < 0.7)
+        middle = int(self.rng.uniform(0.1, 0.8) * self.num_tics)
+        self.cues.append(Cue(middle, tid, appears))
+        if appears:
+            self.game.remove(tid)
+
+
+class PassersBy(Scenario):
+    """A still camera; one source crosses the picture, turns and comes back."""
+
+    def set_scene(self) -> bool:
+        heading = self.game.pose.heading_deg
+        around = [self.place.free(heading + a) for a in range(-40, 41, 4)]
+        distance = self.rng.uniform(0.45, 0.85) * min(max(np.percentile(around, 20), 140), 480)
+        side = self.rng.choice([-1.0, 1.0])
+        reach = self.rng.uniform(34, 55)
+        ends = [
+            self.place.point(heading + s * side * reach, distance * self.rng.uniform(0.8, 1.25))
+            for s in (1.0, -1.0)
+        ]
+        if not self.place_source(1, (-VIEW_LIMIT_DEG, VIEW_LIMIT_DEG), visible=True):
+            return False
+        width = math.dist(*ends)
+        self.movers[1] = Pacer(1, ends, speed=width / self.rng.uniform(70, 200))
+        for tid in list(self.classes)[1:]:
+            if not self.place_source(tid, (-VIEW_LIMIT_DEG, VIEW_LIMIT_DEG), visible=True):
+                return False
+        return True
+
+
+class ThirdPerson(Scenario):
+    """The camera looks over the walker's shoulder; the walker's own steps sound."""
+
+    is_third_person = True
+
+    def set_scene(self) -> bool:
+        self.game.command("chase")
+        for tid in self.classes:
+            if not self.place_source(tid, (-35, 35), visible=False):
+                return False
+            self.movers[tid] = Walker(tid, self.rng, self.place, is_relative_to_camera=False)
+        self._turn, self._rate, self._left = 0.0, 0.0, 0
+        self._is_walking = True
+        self._last = (self.game.pose.x, self.game.pose.y)
+        self._stuck = 0
+        return True
+
+    def buttons(self) -> Buttons:
+        for mover in self.movers.values():
+            mover.act(self.game)
+        here = (self.game.pose.x, self.game.pose.y)
+        self._stuck = self._stuck + 1 if math.dist(here, self._last) < 1.0 else 0
+        self._last = here
+        if self._is_walking and self._stuck > 5:
+            self._rate, self._left = float(self.rng.choice([-4.5, 4.5])), 22
+            self._stuck = 0
+        if self._left <= 0:
+            self._left = int(self.rng.integers(25, 80))
+            self._rate = float(self.rng.choice([0.0, self.rng.uniform(-1.6, 1.6)]))
+            self._is_walking = bool(self.rng.random() < 0.8)
+        self._left -= 1
+        self._turn += 0.3 * (self._rate - self._turn)
+        return (self._turn, 8.0 if self._is_walking else 0.0, 0.0, 0.0)
+
+
+class Combat(Scenario):
+    """The game's own monsters and weapons; no cast on stage."""
+
+    needs_monsters = True
+
+    def set_scene(self) -> bool:
+        self.game.command("notarget")  # toggles: monsters notice the player again
+        for name in ("weapons", "ammo"):
+            self.game.command(f"give {name}")
+        self._weapon_left = 0
+        self._burst = 0
+        self.camera = Camera(self.rng, {"drift": 0.7, "still": 0.3})
+        return True
+
+    def buttons(self) -> Buttons:
+        turn, forward, left, _ = self.camera.act(self.game, None)
+        monsters = [lb for lb in self.game.state.labels if lb.object_category == "Monster"]
+        if monsters:
+            target = min(monsters, key=lambda lb: lb.object_id)
+            azimuth = azimuth_deg(self.game, target.object_position_x, target.object_position_y)
+            turn = float(np.clip(0.3 * azimuth, -6, 6))
+        if self._weapon_left <= 0:
+            self._weapon_left = int(self.rng.integers(90, 200))
+            weapon = self.rng.choice(["Pistol", "Shotgun", "Chaingun", "PlasmaRifle"])
+            self.game.command(f"use {weapon}")
+        self._weapon_left -= 1
+        if self._burst <= 0 and self.rng.random() < (0.05 if monsters else 0.01):
+            self._burst = int(self.rng.integers(5, 25))
+        self._burst -= 1
+        return (turn, max(forward, 0.0) + 2.0, left, 1.0 if self._burst > 0 else 0.0)
+
+
+class OffScreen(Scenario):
+    """Sources beside and behind the camera, which may later turn to them."""
+
+    def set_scene(self) -> bool:
+        side = float(self.rng.choice([-1.0, 1.0]))
+        sector = (55.0, 165.0) if side > 0 else (-165.0, -55.0)
+        for tid in self.classes:
+            if not self.place_source(tid, sector, visible=False):
+                return False
+            roam = sector if self.rng.random() < 0.6 else (sector[0] - side * 40, sector[1])
+            speed = float(self.rng.uniform(2.5, 7.0))
+            self.movers[tid] = Walker(
+                tid, self.rng, self.place, roam, speed=speed, is_relative_to_camera=False
+            )
+        self.focus = 1
+        finds = self.rng.random() < 0.5
+        weights = {"still": 0.6, "drift": 0.2, "follow": 0.4} if finds else {"still": 1.0}
+        self.camera = Camera(self.rng, weights, max_turn_deg=2.5, can_walk=False)
+        return True
+
+
+class Silence(Scenario):
+    """Nothing sounds; in some clips a source appears, or was there and disappears."""
+
+    def set_scene(self) -> bool:
+        if not self.classes:
+            weights = {"still": 0.5, "drift": 0.35, "away": 0.15}
+            self.camera = Camera(self.rng, weights, can_walk=False)
+            return True
+        if not self.place_source(1, (-36, 36), visible=True):
+            return False
+        self.movers[1] = Walker(1, self.rng, self.place, speed=float(self.rng.uniform(2, 6)))
+        appears = bool(self.rng.random() < 0.65)
+        change = int(self.rng.uniform(0.15, 0.8) * self.num_tics)
+        self.cues.append(Cue(change, 1, appears))
+        if appears:
+            self.game.remove(1)
+        # A silent stage with the source gone again: both edges in one clip.
+        if appears and self.rng.random() < 0.3 and change + 60 < self.num_tics:
+            self.cues.append(Cue(change + 60, 1, False))
+        weights = {"still": 0.8, "drift": 0.2}
+        self.camera = Camera(self.rng, weights, can_walk=False)
+        return True
+
+
+SCENARIOS: dict[str, type[Scenario]] = {
+    "walkers": Walkers,
+    "passers-by": PassersBy,
+    "third-person": ThirdPerson,
+    "combat": Combat,
+    "off-screen": OffScreen,
+    "silence": Silence,
+}
