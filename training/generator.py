@@ -5,6 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from spatial_v2a.conditioning.store import FeatureStore
@@ -96,6 +97,7 @@ def train_generator(
         store_dir: feature store with detected features; None trains on given geometry.
     """
     section = getattr(config.training, stage)
+    set_seed(section.seed)
     source = SpatialV2A.from_pretrained(init)
     model = SpatialV2A(config)
     model.autoencoder.load_state_dict(source.autoencoder.state_dict())

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from spatial_v2a.autoencoder import StereoAutoencoder
@@ -60,8 +61,9 @@ def train_vae(
         run_dir: states, logs and the checkpoint.
         init: checkpoint to start the weights from.
     """
-    model = SpatialV2A.from_pretrained(init) if init else SpatialV2A(config)
     section = config.training.vae
+    set_seed(section.seed)
+    model = SpatialV2A.from_pretrained(init) if init else SpatialV2A(config)
     crops = AudioCrops(ShardIndex(data), config.timing)
 
     def make_batch(step: int, process_index: int) -> dict[str, Tensor]:
