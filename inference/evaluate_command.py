@@ -1,0 +1,163 @@
+"""`spatial-v2a evaluate`: scores a checkpoint, or anyone's sounds, against known positions.
+
+Run: spatial-v2a evaluate --data SHARDS --out DIR [--checkpoint stage | --audio DIR]
+"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from spatial_v2a.errors import UserError
+
+Data = Annotated[
+    list[Path] | None, typer.Option("--data", help="Folder of test shards; repeatable.")
+]
+Out = Annotated[Path, typer.Option(help="Report folder; the same command resumes it.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option(help="Folder, bundled name or hub id ('stage')."),
+]
+Audio = Annotated[
+    Path | None, typer.Option(help="Score someone's sounds: a folder of KEY.wav files.")
+]
+
+
+def evaluate(
+    out: Out,
+    data: Data = None,
+    checkpoint: Checkpoint = None,
+    audio: Audio = None,
+    clips: Annotated[int | None, typer.Option(min=1, help="Score this many clips.")] = None,
+    scenario: Annotated[str | None, typer.Option(help="Score one scenario only.")] = None,
+    given: Annotated[bool, typer.Option(help="Also run with the engine's geometry.")] = True,
+    mirror: Annotated[bool, typer.Option(help="Also run the mirror test.")] = True,
+    seed: Annotated[int, typer.Option(help="Seed of the sound and of the bootstrap.")] = 0,
+    nfe: Annotated[int | None, typer.Option(min=1, help="Denoiser calls per tick.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    classifier: Annotated[
+        Path | None, typer.Option(help="Sound classifier folder; the bundled one if absent.")
+    ] = None,
+    long_run: Annotated[
+        Path | None, typer.Option(help="Instead: dub this video for minutes on end, in one run.")
+    ] = None,
+    minutes: Annotated[int, typer.Option(min=3, help="Length of the long run.")] = 10,
+    fov: Annotated[float, typer.Option(help="Field of view of the long run's video, deg.")] = 90.0,
+) -> None:
+    """Measures left and right against known positions: report.md, report.json, plots, audio."""
+    _check(out, data=data, audio=audio, long_run=long_run)
+    if long_run is not None:
+        _long_run(
+            long_run,
+            out,
+            checkpoint=checkpoint or "stage",
+            minutes=minutes,
+            fov_deg=fov,
+            seed=seed,
+            nfe=nfe,
+            device=device,
+        )
+        return
+    from spatial_v2a.inference.evaluation.clips import choose_clips
+    from spatial_v2a.inference.evaluation.generate import Plan, load_system
+    from spatial_v2a.inference.evaluation.suite import Suite
+
+    chosen = choose_clips(data, num_clips=clips, scenario=scenario)
+    name = checkpoint or (None if audio else "stage")
+    system = load_system(name, seed=seed, nfe=nfe, device=device) if name else None
+    out.mkdir(parents=True, exist_ok=True)
+    suite = Suite(
+        chosen=chosen,
+        out=out,
+        system=system,
+        rival=audio,
+        plan=Plan(given=given, mirror=mirror),
+        classifier=_load_classifier(classifier),
+        seed=seed,
+        progress=lambda line: print(line, flush=True),
+    )
+    description = {
+        "checkpoint": name or "none",
+        "sounds": str(audio) if audio else "none",
+        "data": [str(folder) for folder in data],
+        "seed": seed,
+        "settings": str(system.settings) if system else "none",
+        "device": device,
+    }
+    print(suite.run(description))
+    print(f"report: {out / 'report.md'}")
+
+
+def _check(
+    out: Path, *, data: list[Path] | None, audio: Path | None, long_run: Path | None
+) -> None:
+    """Refuses what cannot work before anything is loaded or written."""
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder")
+    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+    if not _is_writable(parent):
+        raise UserError(f"cannot write in {parent}; choose another --out")
+    if long_run is None and not data:
+        raise UserError("no clips given; name a folder of shards with --data, or --long-run VIDEO")
+    if long_run is not None and (data or audio):
+        raise UserError("--long-run needs no --data and no --audio; run them apart")
+
+
+def _is_writable(folder: Path) -> bool:
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False
+
+
+def _load_classifier(folder: Path | None):
+    """The named classifier, else the bundled one, else None."""
+    from spatial_v2a.classifier import CONFIG_NAME, SoundClassifier, bundled_classifier_folder
+
+    if folder is None:
+        folder = bundled_classifier_folder()
+        if not (folder / CONFIG_NAME).is_file():
+            return None
+    return SoundClassifier.load(folder)
+
+
+def _long_run(
+    video: Path,
+    out: Path,
+    *,
+    checkpoint: str,
+    minutes: int,
+    fov_deg: float,
+    seed: int,
+    nfe: int | None,
+    device: str,
+) -> None:
+    from spatial_v2a.conditioning.video import open_video
+    from spatial_v2a.inference.evaluation.generate import load_system
+    from spatial_v2a.inference.evaluation.longrun import long_run
+    from spatial_v2a.inference.evaluation.report import write_text
+
+    source = open_video(video)
+    system = load_system(checkpoint, seed=seed, nfe=nfe, device=device)
+    out.mkdir(parents=True, exist_ok=True)
+    result = long_run(
+        system,
+        source.ticks,
+        minutes=minutes,
+        fov_deg=fov_deg,
+        progress=lambda line: print(line, flush=True),
+    )
+    data = {"video": str(video), "video_s": float(source.duration), "seed": seed, "device": device}
+    data |= {"threads": torch.get_num_threads(), **result.as_json()}
+    write_text(out / "long_run.json", json.dumps(data, indent=1) + "\n")
+    print(
+        f"memory {result.memory_growth_mb:+.1f} MB after minute 1, "
+        f"level {result.level_db:+.2f} dB, worst band {result.worst_band_db:.2f} dB, "
+        f"side/mid {result.side_over_mid_db:+.2f} dB, {result.realtime_factor:.2f} x real time"
+    )
+    print(f"report: {out / 'long_run.json'}")

@@ -1,0 +1,1 @@
+"""StageBench: left and right measured against known positions."""

@@ -1,0 +1,123 @@
+"""Finds the clips of a report in shards, and turns them into records without keeping them.
+
+Legend: T ticks.
+"""
+
+import json
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spatial_v2a.clip import Clip, read_shards
+from spatial_v2a.errors import UserError
+from spatial_v2a.geometry import azimuth_rad
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Clips of a run.
+
+    Attributes:
+        paths: shards to read.
+        scored: keys whose position is scored, in order.
+        silent: keys of clips in which nothing sounds, for the silence check.
+        known: every key in the shards.
+    """
+
+    paths: list[Path]
+    scored: list[str]
+    silent: list[str]
+    known: set[str]
+
+
+def choose_clips(
+    folders: list[Path], *, num_clips: int | None, scenario: str | None, num_silent: int = 4
+) -> Chosen:
+    """Picks clips spread evenly over the sorted keys of all shards.
+
+    Args:
+        folders: folders of .tar shards.
+        num_clips: how many to score, all when None.
+        scenario: keep one scenario only (silent clips are kept all the same).
+        num_silent: how many silent clips to keep at most.
+
+    Raises:
+        UserError: missing folder, no shards, no clips, fewer clips than asked for.
+    """
+    paths = [path for folder in folders for path in _shards(folder)]
+    sounding, silent, scenarios = [], [], set()
+    for meta in _metadata(paths):
+        scenarios.add(meta["scenario"])
+        if not any(source["sounding"] for tick in meta["ticks"] for source in tick["sources"]):
+            silent.append(meta["key"])
+        elif scenario is None or meta["scenario"] == scenario:
+            sounding.append(meta["key"])
+    where = ", ".join(str(folder) for folder in folders)
+    if not sounding:
+        wanted = f" of scenario {scenario!r}" if scenario else ""
+        raise UserError(
+            f"no sounding clips{wanted} in {where}; "
+            f"scenarios there: {', '.join(sorted(scenarios)) or 'none'}"
+        )
+    if num_clips is not None and num_clips > len(sounding):
+        raise UserError(
+            f"--clips {num_clips} but {where} holds {len(sounding)} sounding clips; "
+            "ask for fewer or record more"
+        )
+    return Chosen(
+        paths,
+        _spread(sounding, num_clips),
+        _spread(silent, min(num_silent, len(silent))),
+        {*sounding, *silent},
+    )
+
+
+def read_clips(chosen: Chosen, keys: list[str]) -> Iterator[Clip]:
+    """Reads the clips of these keys, one at a time, in the order of the shards."""
+    wanted = set(keys)
+    for clip in read_shards(chosen.paths):
+        if clip.meta["key"] in wanted:
+            yield clip
+
+
+def given_box_azimuth_deg(meta: dict[str, Any]) -> np.ndarray:
+    """Bearing of the engine's own largest box per tick [T], degrees, NaN without a box."""
+    bearings = []
+    for tick in meta["ticks"]:
+        if not tick["boxes"]:
+            bearings.append(np.nan)
+            continue
+        box = max(tick["boxes"], key=lambda box: box["w"] * box["h"])
+        bearings.append(np.degrees(azimuth_rad(box["x"] + box["w"] / 2, meta["fov_deg"])))
+    return np.array(bearings, dtype=np.float64)
+
+
+def _shards(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; give --data a folder of .tar shards")
+    paths = sorted(folder.rglob("*.tar"))
+    if not paths:
+        raise UserError(f"no .tar shards in {folder}; record some with `spatial-v2a-train record`")
+    return paths
+
+
+def _metadata(paths: list[Path]) -> Iterator[dict[str, Any]]:
+    for path in paths:
+        try:
+            with tarfile.open(path) as archive:
+                for member in archive:
+                    if member.name.endswith(".json"):
+                        yield json.load(archive.extractfile(member))
+        except (tarfile.TarError, OSError, ValueError) as error:
+            raise UserError(f"cannot read shard {path} ({error}); record it again") from error
+
+
+def _spread(keys: list[str], count: int | None) -> list[str]:
+    keys = sorted(keys)
+    if count is None or count >= len(keys):
+        return keys
+    return [keys[i] for i in np.linspace(0, len(keys) - 1, count).round().astype(int)]

@@ -1,0 +1,134 @@
+"""Writes report.json and report.md: every row, every figure, with its interval."""
+
+import json
+import math
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from spatial_v2a.inference.evaluation.metrics import Figure
+from spatial_v2a.inference.evaluation.scoring import RowScore
+
+COLUMNS = {
+    "pan_correlation": "pan correlation",
+    "sign_accuracy": "right side %",
+    "azimuth_error_deg": "azimuth error deg",
+    "azimuth_slope": "slope",
+    "skill": "skill",
+    "just_left_sign_accuracy": "right side after leaving %",
+    "level_against_truth_db": "level dB",
+    "class_accuracy": "class right %",
+}
+SHARES = {"sign_accuracy", "just_left_sign_accuracy", "class_accuracy", "mirror_swapped"}
+
+LEGEND = """\
+Windows of 0.2 s in which one source sounds, is audible in the ground truth (-50 dBFS) and is in
+the picture throughout. **Pan correlation**: Pearson's r of the level difference left minus right
+(dB, clipped to +-30) with the bearing of the source's box centre, pooled over clips.
+**Right side**: share of windows with the source more than 5 deg off centre whose louder channel
+is on its side; less than 1 dB of difference is wrong. **Azimuth error, slope**: bearing read from
+the level difference through the engine's panning law, against the true one; silence counts 90 deg.
+**Skill**: 1 - azimuth error / azimuth error of the mono row. **After leaving**: the right side in
+the second after the source left the picture. **Level**: RMS against the ground truth.
+**Class**: share of clips whose class a classifier names right, trained on ground-truth training
+audio only. Brackets: 95 % bootstrap interval over clips.
+"""
+
+
+def write_report(
+    folder: Path,
+    *,
+    scores: list[RowScore],
+    skills: dict[str, Figure],
+    checks: dict[str, Any],
+    run: dict[str, Any],
+) -> str:
+    """Writes both files and returns the Markdown.
+
+    Args:
+        folder: existing report folder.
+        scores: rows of the table in order.
+        skills: skill of each row by name.
+        checks: mirror and silence results; Figures or plain values.
+        run: what was run: checkpoint, settings, clips.
+    """
+    rows = {
+        score.row.name: {
+            "title": score.row.title,
+            **{name: as_json(figure) for name, figure in score.figures.items()},
+            "skill": as_json(skills[score.row.name]),
+            "named": score.named,
+        }
+        for score in scores
+    }
+    data = {
+        "run": run,
+        "rows": rows,
+        "checks": {
+            name: as_json(value) if isinstance(value, Figure) else value
+            for name, value in checks.items()
+        },
+    }
+    write_text(folder / "report.json", json.dumps(data, indent=1, allow_nan=False) + "\n")
+    text = markdown(scores, skills=skills, checks=checks, run=run)
+    write_text(folder / "report.md", text)
+    return text
+
+
+def markdown(
+    scores: list[RowScore],
+    *,
+    skills: dict[str, Figure],
+    checks: dict[str, Any],
+    run: dict[str, Any],
+) -> str:
+    """The report as Markdown."""
+    lines = ["# StageBench report", ""]
+    lines += [f"- {name}: {value}" for name, value in run.items() if name != "clips"]
+    lines += [f"- clips: {len(run['clips'])}", "", "| row | " + " | ".join(COLUMNS.values()) + " |"]
+    lines += ["|---" * (len(COLUMNS) + 1) + "|"]
+    for score in scores:
+        figures = {**score.figures, "skill": skills[score.row.name]}
+        cells = [cell(figures[name], is_share=name in SHARES) for name in COLUMNS]
+        lines.append(f"| {score.row.title} | " + " | ".join(cells) + " |")
+    counts = scores[0].figures
+    lines += [
+        "",
+        f"{counts['pan_correlation'].count} windows for pan and azimuth, "
+        f"{counts['sign_accuracy'].count} of them off centre, "
+        f"{counts['just_left_sign_accuracy'].count} after leaving the picture.",
+        "",
+        "## Checks",
+        "",
+    ]
+    for name, value in checks.items():
+        text = cell(value, is_share=name in SHARES) if isinstance(value, Figure) else value
+        lines.append(f"- {name.replace('_', ' ')}: {text}")
+    lines += ["", "## How to read it", "", LEGEND]
+    return "\n".join(lines)
+
+
+def cell(figure: Figure, *, is_share: bool) -> str:
+    """`value [low, high]`, shares in per cent; a dash where nothing was scored."""
+    if math.isnan(figure.value):
+        return "-"
+    scale, digits = (100, 0) if is_share else (1, 2)
+    numbers = [f"{scale * v:.{digits}f}" for v in (figure.value, figure.low, figure.high)]
+    return f"{numbers[0]} [{numbers[1]}, {numbers[2]}]"
+
+
+def as_json(figure: Figure) -> dict[str, float | int | None]:
+    """A figure with NaN as null, rounded to six digits."""
+    values = asdict(figure)
+    return {
+        name: None if isinstance(v, float) and math.isnan(v) else round(v, 6)
+        for name, v in values.items()
+    }
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

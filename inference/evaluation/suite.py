@@ -1,0 +1,204 @@
+"""The whole report: makes the sounds, scores every row, writes tables, plots and audio."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spatial_v2a.classifier import SoundClassifier
+from spatial_v2a.clip import Clip
+from spatial_v2a.errors import UserError
+from spatial_v2a.inference.evaluation import rows
+from spatial_v2a.inference.evaluation.clips import Chosen, given_box_azimuth_deg, read_clips
+from spatial_v2a.inference.evaluation.generate import (
+    Plan,
+    System,
+    clip_stamp,
+    detect,
+    dub,
+    generate_clip,
+)
+from spatial_v2a.inference.evaluation.metrics import level_dbfs
+from spatial_v2a.inference.evaluation.plots import plot_clip
+from spatial_v2a.inference.evaluation.report import write_report
+from spatial_v2a.inference.evaluation.rows import Record, Row
+from spatial_v2a.inference.evaluation.scoring import RowScore, mirror_figures, score_row, skill
+from spatial_v2a.inference.evaluation.store import (
+    SoundStore,
+    clip_digest,
+    read_rival_wav,
+    stamp_of,
+)
+from spatial_v2a.truth import clip_truth, window_truth
+
+Progress = Callable[[str], None]
+RIVAL = "audio"
+TITLES = {
+    rows.GROUND_TRUTH: "ground truth",
+    rows.CODEC: "ground truth through the codec",
+    rows.MODEL: "**model**, detected boxes and depth",
+    rows.WITHOUT: "model --without depth --without boxes",
+    rows.GIVEN: "model, given boxes and depth",
+}
+
+
+@dataclass
+class Suite:
+    """One report: what to run, on what, and where it goes.
+
+    Attributes:
+        chosen: clips to score.
+        out: report folder; `audio/` and `plots/` are below it.
+        system: the loaded checkpoint, None to score only `rival`.
+        rival: folder of KEY.wav files made by another system, or None.
+        plan: variants of the model to run.
+        classifier: names the class of a sound, None to leave that column empty.
+        seed: of the bootstrap, the random pans and the shuffle.
+        progress: receives one line per step.
+    """
+
+    chosen: Chosen
+    out: Path
+    system: System | None
+    rival: Path | None
+    plan: Plan
+    classifier: SoundClassifier | None
+    seed: int
+    progress: Progress
+    store: SoundStore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = SoundStore(self.out / "audio")
+
+    def run(self, description: dict[str, Any]) -> str:
+        """Runs everything and returns report.md's text; `description` says what was run."""
+        if self.rival is not None:
+            check_rival(self.rival, self.chosen)
+        records = self._make_sounds()
+        table, mirrored = self._table(records)
+        scores = []
+        for row in table:
+            self.progress(f"scoring {row.name}")
+            scores.append(
+                score_row(
+                    row,
+                    records,
+                    ground_truth=table[0],
+                    classifier=self.classifier,
+                    seed=self.seed,
+                )
+            )
+        by_name = {score.row.name: score for score in scores}
+        checks = self._checks(records, by_name, mirrored)
+        self._plot(records, by_name)
+        skills = {name: skill(score, by_name["mono"]) for name, score in by_name.items()}
+        run = {**description, "clips": [record.truth.key for record in records]}
+        return write_report(self.out, scores=scores, skills=skills, checks=checks, run=run)
+
+    def _make_sounds(self) -> list[Record]:
+        records = []
+        total = len(self.chosen.scored)
+        for number, clip in enumerate(read_clips(self.chosen, self.chosen.scored)):
+            spent_s = self._make_clip(clip)
+            records.append(self._record(clip, number))
+            self.progress(f"clip {number + 1}/{total} {clip.meta['key']} {spent_s:.1f} s")
+        return records
+
+    def _make_clip(self, clip: Clip) -> float:
+        key, audio_LC = clip.meta["key"], clip.audio_LC()
+        stamp = stamp_of(clip_digest(clip))
+        if self.store.notes(rows.GROUND_TRUTH, key, stamp=stamp) is None:
+            self.store.save(rows.GROUND_TRUTH, key, audio_LC, stamp=stamp, notes={})
+        if self.rival is not None:
+            rival_LC = read_rival_wav(self.rival / f"{key}.wav", num_samples=len(audio_LC))
+            self.store.save(RIVAL, key, rival_LC, stamp=stamp, notes={})
+        if self.system is None:
+            return 0.0
+        return generate_clip(self.system, clip, self.store, plan=self.plan)
+
+    def _record(self, clip: Clip, number: int) -> Record:
+        truth = clip_truth(clip.meta)
+        panner_T = given_box_azimuth_deg(clip.meta)
+        if self.system is not None:
+            stamp = clip_stamp(self.system, clip)
+            notes = self.store.notes(rows.MODEL, truth.key, stamp=stamp)
+            panner_T = np.array(notes["largest_box_azimuth_deg"], dtype=np.float64)
+        return Record(truth, window_truth(truth, clip.audio_LC()), panner_T, number)
+
+    def _table(self, records: list[Record]) -> tuple[list[Row], Row | None]:
+        """Rows in order, and the mirrored sounds' row, which is a check and no line."""
+        names = [rows.GROUND_TRUTH]
+        if self.system is not None:
+            names += [rows.CODEC, *(n for n in self.plan.row_names if n != rows.MIRRORED)]
+        titles = {name: TITLES[name] for name in names}
+        if self.rival is not None:
+            titles[RIVAL] = f"{self.rival.name} (given sounds)"
+        table = rows.stored_rows(self.store, titles)
+        table += rows.null_rows(
+            self.store,
+            records,
+            system=rows.MODEL if self.system is not None else RIVAL,
+            panner="detected" if self.system is not None else "given",
+            seed=self.seed,
+        )
+        if self.system is None or not self.plan.mirror:
+            return table, None
+        return table, rows.stored_rows(self.store, {rows.MIRRORED: "mirrored"})[0]
+
+    def _checks(
+        self, records: list[Record], by_name: dict[str, RowScore], mirrored: Row | None
+    ) -> dict[str, Any]:
+        checks: dict[str, Any] = {}
+        if mirrored is not None:
+            checks.update(mirror_figures(by_name[rows.MODEL].row, mirrored, records))
+        if self.system is not None:
+            checks["silent_scene_dbfs"] = self._silent_levels() or "no silent clip in the data"
+        if self.classifier is None:
+            checks["class_accuracy"] = "no classifier; train one or give --classifier"
+        return checks
+
+    def _silent_levels(self) -> dict[str, float]:
+        """Level of the model's sound for each clip in which nothing sounds."""
+        levels = {}
+        for clip in read_clips(self.chosen, self.chosen.silent):
+            key, stamp = clip.meta["key"], clip_stamp(self.system, clip)
+            if self.store.notes(rows.MODEL, key, stamp=stamp) is None:
+                audio_LC = dub(self.system, detect(self.system, clip))
+                self.store.save(rows.MODEL, key, audio_LC, stamp=stamp, notes={})
+            levels[key] = round(level_dbfs(self.store.load(rows.MODEL, key)), 2)
+            self.progress(f"silent clip {key}: {levels[key]} dBFS")
+        return levels
+
+    def _plot(self, records: list[Record], by_name: dict[str, RowScore]) -> None:
+        folder = self.out / "plots"
+        folder.mkdir(exist_ok=True)
+        drawn = [n for n in (rows.GROUND_TRUTH, rows.MODEL, RIVAL) if n in by_name]
+        for record in records:
+            sounds = {name.replace("_", " "): by_name[name].row.render(record) for name in drawn}
+            parts = []
+            for name in drawn[1:]:
+                count, r = by_name[name].sums["pan_correlation_per_clip"][record.number]
+                parts.append(f"{name} correlation {r:.2f}" if count else f"{name}: source still")
+            plot_clip(folder / f"{record.truth.key}.png", record, sounds, subtitle=", ".join(parts))
+
+
+def check_rival(folder: Path, chosen: Chosen) -> None:
+    """Refuses a folder that misses a clip, or holds names that match no clip.
+
+    Raises:
+        UserError: in both cases, naming the first file.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}; give --audio a folder of KEY.wav files")
+    present = {path.stem for path in folder.glob("*.wav")}
+    missing = sorted(set(chosen.scored) - present)
+    if missing:
+        raise UserError(
+            f"{folder} misses {missing[0]}.wav and {len(missing) - 1} more; "
+            "name the files after the clips"
+        )
+    unknown = sorted(present - chosen.known)
+    if unknown:
+        raise UserError(f"{folder}/{unknown[0]}.wav matches no clip; move it out of the folder")

@@ -1,0 +1,110 @@
+"""Level panning: the engine's measured law and its inverse, gains, and windowed level differences.
+
+Legend: L samples, C audio channels (left, right), W windows, T ticks.
+Sign: azimuth and level difference are POSITIVE TO THE LEFT (left louder than right).
+"""
+
+import numpy as np
+
+# Level difference left minus right of a source at a fixed distance, measured on the game engine
+# (ViZDoom 1.3.2, OpenAL Soft); it mirrors exactly, and a source behind is panned like one in front.
+PAN_LAW_DEG = (0.0, 15.0, 26.0, 42.0, 60.0)
+PAN_LAW_DB = (0.0, 7.0, 13.0, 25.0, 50.0)
+
+# Beyond 30 dB one channel is inaudible: a larger difference carries no position.
+MAX_LEVEL_DIFFERENCE_DB = 30.0
+# Added to the power of both channels, so that two channels of hiss are not a position.
+FLOOR_DBFS = -75.0
+
+
+def law_level_difference_db(azimuth_deg: np.ndarray) -> np.ndarray:
+    """Level difference the engine gives a source at a bearing.
+
+    Args:
+        azimuth_deg: bearing in degrees, any shape, -180..180, positive left.
+
+    Returns:
+        Left minus right in dB, -50..50.
+    """
+    azimuth = np.asarray(azimuth_deg, dtype=np.float64)
+    magnitude = np.abs(azimuth)
+    folded = np.minimum(magnitude, 180.0 - magnitude)
+    return np.sign(azimuth) * np.interp(folded, PAN_LAW_DEG, PAN_LAW_DB)
+
+
+def law_azimuth_deg(difference_db: np.ndarray) -> np.ndarray:
+    """Bearing of a source in front that the engine would give this level difference.
+
+    Args:
+        difference_db: left minus right in dB, any shape; beyond 50 dB the answer stays at 60.
+
+    Returns:
+        Degrees, -60..60, positive left.
+    """
+    difference = np.asarray(difference_db, dtype=np.float64)
+    return np.sign(difference) * np.interp(np.abs(difference), PAN_LAW_DB, PAN_LAW_DEG)
+
+
+def pan_gains(difference_db: np.ndarray) -> np.ndarray:
+    """Channel gains with g_L / g_R = 10^(d/20) and g_L^2 + g_R^2 = 2 (the centre keeps 1, 1).
+
+    Args:
+        difference_db: left minus right in dB, any shape.
+
+    Returns:
+        Gains [..., 2], left then right.
+    """
+    ratio = 10.0 ** (np.asarray(difference_db, dtype=np.float64) / 20.0)
+    scale = np.sqrt(2.0 / (1.0 + ratio**2))
+    return np.stack([ratio * scale, scale], axis=-1)
+
+
+def pan_mono(mono_L: np.ndarray, azimuth_deg_T: np.ndarray, *, samples_per_tick: int) -> np.ndarray:
+    """Pans mono sound along a path of bearings through the engine's law.
+
+    Args:
+        mono_L: sound, length at most T * samples_per_tick.
+        azimuth_deg_T: bearing per tick in degrees, positive left; gains move linearly between
+            the middles of ticks.
+        samples_per_tick: audio samples in one tick.
+
+    Returns:
+        Stereo [L, 2], float32.
+    """
+    gains_TC = pan_gains(law_level_difference_db(azimuth_deg_T))
+    middles_T = (np.arange(len(gains_TC)) + 0.5) * samples_per_tick
+    at_L = np.arange(len(mono_L))
+    gains_LC = np.stack([np.interp(at_L, middles_T, gains_TC[:, c]) for c in (0, 1)], axis=-1)
+    return (gains_LC * mono_L[:, None]).astype(np.float32)
+
+
+def window_power(audio_LC: np.ndarray, *, window_samples: int) -> np.ndarray:
+    """Mean square of each channel in consecutive windows (an incomplete last one is dropped).
+
+    Returns:
+        Power [W, C], full scale 1.
+    """
+    num_windows = len(audio_LC) // window_samples
+    blocks = audio_LC[: num_windows * window_samples].astype(np.float64)
+    return (blocks.reshape(num_windows, window_samples, -1) ** 2).mean(axis=1)
+
+
+def level_difference_db(
+    audio_LC: np.ndarray, *, window_samples: int, floor_dbfs: float = FLOOR_DBFS
+) -> np.ndarray:
+    """Level difference left minus right in each window, clipped to +-30 dB.
+
+    10 log10((P_L + f) / (P_R + f)) with P the window's mean square and f the floor's power.
+
+    Returns:
+        Decibels [W], positive where the left channel is louder; 0 in silence.
+    """
+    power_WC = window_power(audio_LC, window_samples=window_samples) + 10 ** (floor_dbfs / 10)
+    difference = 10 * np.log10(power_WC[:, 0] / power_WC[:, 1])
+    return np.clip(difference, -MAX_LEVEL_DIFFERENCE_DB, MAX_LEVEL_DIFFERENCE_DB)
+
+
+def window_level_dbfs(audio_LC: np.ndarray, *, window_samples: int) -> np.ndarray:
+    """Level of each window: RMS over both channels in dB below full scale [W] (-120 at least)."""
+    power_W = window_power(audio_LC, window_samples=window_samples).mean(axis=1)
+    return 10 * np.log10(np.maximum(power_W, 1e-12))
