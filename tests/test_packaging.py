@@ -1,13 +1,20 @@
 """The wheel claims one global name and carries its data; the tree holds no path of a machine."""
 
+import importlib
+import logging
+import pkgutil
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
+import torch
+
+import spatial_v2a
 
 ROOT = Path(__file__).parents[1]
 BUILD = "import sys, setuptools.build_meta as b; b.build_wheel(sys.argv[1])"
@@ -60,6 +67,28 @@ def test_wheel_names_its_licence_and_commands(wheel: zipfile.ZipFile) -> None:
     assert "spatial-v2a-train = spatial_v2a.training.cli:main" in text
     (metadata,) = (n for n in wheel.namelist() if n.endswith("/METADATA"))
     assert "License-Expression: Apache-2.0" in wheel.read(metadata).decode()
+
+
+def test_every_module_imports_and_stays_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    before = (torch.get_num_threads(), torch.get_default_dtype(), logging.getLogger().handlers[:])
+    for module in pkgutil.walk_packages(spatial_v2a.__path__, "spatial_v2a."):
+        importlib.import_module(module.name)
+    after = (torch.get_num_threads(), torch.get_default_dtype(), logging.getLogger().handlers[:])
+    assert before == after
+    assert capfd.readouterr() == ("", "")
+
+
+def test_every_folder_with_modules_is_listed() -> None:
+    """An explicit list forgets new folders: the editable install works, the wheel does not."""
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        setup = tomllib.load(file)["tool"]["setuptools"]
+    for folder in SOURCES:
+        for module in (ROOT / folder).rglob("*.py"):
+            path = module.parent.relative_to(ROOT).as_posix()
+            prefix = "" if folder == "spatial_v2a" else "spatial_v2a."
+            name = prefix + path.replace("/", ".")
+            assert name in setup["packages"], f"{path}/ is not in pyproject.toml's packages"
+            assert setup["package-dir"][name] == path
 
 
 def tracked_files() -> list[Path]:
