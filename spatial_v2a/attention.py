@@ -112,8 +112,9 @@ class SlidingWindowAttention(nn.Module):
         """
         plan = self.plan(x_BTD, state) if plan is None else plan
         qkv = self.qkv(x_BTD).unflatten(-1, (3, self.num_heads, self.head_width))
-        q_BHTE, k_BHTE, v_BHTE = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        q_BHTE, k_BHTE = _rotate(q_BHTE, plan), _rotate(k_BHTE, plan)
+        qkv_3BHTE = qkv.permute(2, 0, 3, 1, 4)
+        q_BHTE, k_BHTE = _rotate(qkv_3BHTE[:2], plan).unbind(0)
+        v_BHTE = qkv_3BHTE[2]
         if state is not None:
             _write_ring_(state.k_BHSE, k_BHTE, plan.slots_BT, active)
             _write_ring_(state.v_BHSE, v_BHTE, plan.slots_BT, active)
@@ -140,8 +141,8 @@ def rope_angles(position_BT: Tensor, head_width: int, base: float) -> tuple[Tens
     return angle_BTE.cos(), angle_BTE.sin()
 
 
-def _rotate(x_BHTE: Tensor, plan: AttentionPlan) -> Tensor:
-    a, b = x_BHTE.chunk(2, dim=-1)
+def _rotate(x_2BHTE: Tensor, plan: AttentionPlan) -> Tensor:
+    a, b = x_2BHTE.chunk(2, dim=-1)
     cos, sin = plan.cos_B1TE, plan.sin_B1TE
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 

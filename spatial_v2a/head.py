@@ -58,18 +58,24 @@ class SigmaFeatures(nn.Module):
 
 
 class HeadBlock(nn.Module):
-    """Residual block; scale, shift and gate arrive from outside."""
+    """Residual block: the condition scales, shifts and gates it, the noise level biases it.
+
+    The condition's modulation has no axis of noise draws: at these widths memory traffic, not
+    arithmetic, decides the time of a training step.
+    """
 
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.up = nn.Linear(config.width, config.hidden_dim)
+        self.sigma_up = nn.Linear(config.sigma_dim, config.hidden_dim, bias=False)
         self.down = nn.Linear(config.hidden_dim, config.width)
 
-    def forward(self, h: Tensor, modulation: Tensor) -> Tensor:
-        """Updates h [..., W] under modulation [..., 3 W]."""
+    def forward(self, h: Tensor, modulation: Tensor, levels: Tensor) -> Tensor:
+        """Updates h [..., W] under modulation [..., 3 W] and noise level features."""
         scale, shift, gate = modulation.chunk(3, dim=-1)
         normed = torch.addcmul(shift, F.layer_norm(h, h.shape[-1:]), 1 + scale)
-        return torch.addcmul(h, 1 + gate, self.down(F.silu(self.up(normed))))
+        hidden = F.silu(self.up(normed) + self.sigma_up(levels))
+        return torch.addcmul(h, 1 + gate, self.down(hidden))
 
 
 class Head(nn.Module):
@@ -92,7 +98,7 @@ class Head(nn.Module):
         self.modulation_sizes = [3 * width] * config.num_blocks + [2 * width]
         num_modulations = sum(self.modulation_sizes)
         self.condition_modulation = nn.Linear(width, num_modulations)
-        self.sigma_modulation = nn.Linear(config.sigma_dim, num_modulations, bias=False)
+        self.sigma_added = nn.Linear(config.sigma_dim, width, bias=False)
         self.blocks = nn.ModuleList(HeadBlock(config) for _ in range(config.num_blocks))
         self.out = nn.Linear(width, latent_dim)
         # Adaptive layers start neutral and the output at zero, so D starts as c_skip x; the
@@ -100,7 +106,6 @@ class Head(nn.Module):
         for layer in (self.condition_modulation, self.out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
-        nn.init.zeros_(self.sigma_modulation.weight)
 
     def prepare(self, condition: Tensor) -> HeadContext:
         """What the condition [..., Z + V] contributes at every noise level."""
@@ -118,11 +123,10 @@ class Head(nn.Module):
         sigma = sigma.to(x.dtype)[..., None]
         c_skip, c_out, c_in, c_noise = precondition(sigma, self.config.sigma_data)
         levels = F.silu(self.sigma_in(self.sigma_features(c_noise[..., 0])))
-        modulation = context.modulation + self.sigma_modulation(levels)
-        *blocks, last = modulation.split(self.modulation_sizes, dim=-1)
-        h = self.latent_in(c_in * x) + context.added
-        for block, block_modulation in zip(self.blocks, blocks, strict=True):
-            h = block(h, block_modulation)
+        *modulations, last = context.modulation.split(self.modulation_sizes, dim=-1)
+        h = self.latent_in(c_in * x) + self.sigma_added(levels) + context.added
+        for block, modulation in zip(self.blocks, modulations, strict=True):
+            h = block(h, modulation, levels)
         scale, shift = last.chunk(2, dim=-1)
         h = torch.addcmul(shift, F.layer_norm(h, h.shape[-1:]), 1 + scale)
         return c_skip * x + c_out * self.out(F.silu(h))

@@ -1,0 +1,216 @@
+"""What the generator means: absent streams, guidance, ablations, and that it learns left/right."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from spatial_v2a.features import BOX_FIELDS
+from spatial_v2a.frame_tokens import box_inputs, pooling_matrix
+from spatial_v2a.guidance import StreamDropout, combine_guidance, drop_streams, guidance_rows
+from spatial_v2a.sampler_config import SamplerConfig
+from spatial_v2a.samplers import sample, sampler_sigmas
+from spatial_v2a.training.objectives import (
+    ConsistencyObjectiveConfig,
+    DiffusionObjectiveConfig,
+    consistency_loss,
+    diffusion_loss,
+)
+from tests.tiny_generator import (
+    CONDITIONER,
+    LATENT_DIM,
+    SHAPES,
+    random_features,
+    tiny_generator,
+)
+
+
+def _features(**kwargs):
+    return random_features(2, 4, are_flags_random=False, **kwargs)
+
+
+@pytest.mark.parametrize("stream", ["dino", "depth", "boxes"])
+def test_an_absent_stream_hides_its_numbers(stream):
+    generator, latents = tiny_generator(), torch.zeros(2, 4, LATENT_DIM)
+    here, other = _features(seed=1), _features(seed=2)
+    names = {"dino": ["dino_BTND"], "depth": ["depth_BTHW"]}.get(
+        stream, ["boxes_BTKF", "class_BTK", "box_mask_BTK"]
+    )
+    changed = replace(here, **{name: getattr(other, name) for name in names})
+    z = [generator(f, latents).z_BTZ for f in (here, changed)]
+    assert not torch.allclose(z[0], z[1]), "the stream must matter when present"
+    z = [generator(f.without(stream), latents).z_BTZ for f in (here, changed)]
+    assert torch.equal(z[0], z[1])
+
+
+def test_unused_box_slots_may_hold_anything():
+    generator, latents = tiny_generator(), torch.zeros(2, 4, LATENT_DIM)
+    features = _features()
+    junk = torch.where(features.box_mask_BTK[..., None], features.boxes_BTKF, float("nan"))
+    dirty = replace(
+        features,
+        boxes_BTKF=junk,
+        class_BTK=torch.where(features.box_mask_BTK, features.class_BTK, -1),
+    )
+    assert torch.equal(generator(features, latents).z_BTZ, generator(dirty, latents).z_BTZ)
+
+
+def test_no_box_differs_from_no_detector():
+    generator, latents = tiny_generator(), torch.zeros(2, 4, LATENT_DIM)
+    empty = replace(_features(), box_mask_BTK=torch.zeros(2, 4, SHAPES.max_boxes).bool())
+    a, b = generator(empty, latents), generator(empty.without("boxes"), latents)
+    assert not torch.allclose(a.z_BTZ, b.z_BTZ)
+
+
+def test_box_inputs_split_into_odd_and_even_under_a_mirror():
+    features = _features(dtype=torch.float64)
+    sign = torch.ones(len(BOX_FIELDS), dtype=torch.float64)
+    for name in ("cx", "vx", "azimuth"):
+        sign[BOX_FIELDS.index(name)] = -1
+    mirrored = features.boxes_BTKF * sign
+    mirrored[..., BOX_FIELDS.index("cx")] += 1
+    a, b = box_inputs(features.boxes_BTKF), box_inputs(mirrored)
+    even, odd = (a - b).abs().amax((0, 1, 2)) < 1e-9, (a + b).abs().amax((0, 1, 2)) < 1e-9
+    assert (even | odd).all(), "an input is neither odd nor even"
+    assert odd.sum() == 13, f"{odd.sum()} odd inputs"
+
+
+def test_pooling_matrix_averages_and_mirrors():
+    matrix = pooling_matrix((3, 8), (2, 3))
+    assert torch.allclose(matrix.sum(1), torch.ones(6, dtype=torch.float64))
+    flipped = matrix.view(2, 3, 3, 8).flip(1, 3).reshape(6, 24)
+    assert torch.allclose(matrix, flipped)
+    with pytest.raises(ValueError, match="choose fewer cells"):
+        pooling_matrix((3, 8), (4, 8))
+
+
+@pytest.mark.parametrize("has_path", [True, False], ids=["direct", "no-direct"])
+def test_direct_head_path_is_a_switch(has_path):
+    generator = tiny_generator(direct_head_path=has_path)
+    condition = generator(_features(), torch.zeros(2, 4, LATENT_DIM))
+    other = replace(condition, v_BTV=condition.v_BTV + 1)
+    x, sigma = torch.ones(2, 4, LATENT_DIM), torch.ones(2, 4)
+    outs = [generator.denoise(x, sigma, c) for c in (condition, other)]
+    assert torch.equal(outs[0], outs[1]) != has_path
+
+
+def test_denoise_takes_draws_and_single_ticks():
+    generator = tiny_generator()
+    condition = generator(_features(), torch.zeros(2, 4, LATENT_DIM))
+    x, sigma = torch.randn(3, 2, 4, LATENT_DIM), torch.rand(3, 2, 4) + 0.1
+    draws = generator.denoise(x, sigma, condition)
+    for m in range(3):
+        assert torch.allclose(draws[m], generator.denoise(x[m], sigma[m], condition), atol=1e-6)
+    single = condition.map(lambda t: t[:, 2:3])
+    alone = generator.denoise(x[0, :, 2], sigma[0, :, 2], single)
+    assert torch.allclose(alone, draws[0, :, 2], atol=1e-6)
+    scalar = generator.denoise(x[0, :, 2], torch.tensor(0.5), single)
+    assert scalar.shape == (2, LATENT_DIM)
+
+
+def test_dropped_history_is_not_seen():
+    generator, features = tiny_generator(), _features()
+    latents = torch.randn(2, 4, LATENT_DIM)
+    drop = torch.zeros(2, 4, dtype=torch.bool)
+    drop[:, 1] = True
+    changed = latents.clone()
+    changed[:, 1] += 1
+    z = [generator(features, x, history_drop_BT=drop).z_BTZ for x in (latents, changed)]
+    assert torch.equal(z[0], z[1])
+
+
+def test_guidance_of_one_is_the_full_condition():
+    generator, features = tiny_generator(), _features()
+    latents = torch.randn(2, 4, LATENT_DIM)
+    full = generator(features, latents)
+    rows = generator(guidance_rows(features), latents.repeat(3, 1, 1))
+    one = combine_guidance(rows, guidance=1.0, spatial_guidance=1.0)
+    assert torch.allclose(one.z_BTZ, full.z_BTZ, atol=1e-5)
+    content = generator(features.without("depth", "boxes"), latents)
+    blind = combine_guidance(rows, guidance=1.0, spatial_guidance=0.0)
+    assert torch.allclose(blind.z_BTZ, content.z_BTZ, atol=1e-5)
+
+
+def test_drop_streams_is_per_sequence_and_seeded():
+    features = random_features(400, 2, are_flags_random=False)
+    chances = StreamDropout()
+    draws = [
+        drop_streams(features, chances, generator=torch.Generator().manual_seed(3))
+        for _ in range(2)
+    ]
+    assert torch.equal(draws[0].has_dino_BT, draws[1].has_dino_BT)
+    assert torch.equal(draws[0].has_boxes_BT[:, 0], draws[0].has_boxes_BT[:, 1])
+    lost = 1 - draws[0].has_dino_BT.float().mean().item()
+    assert abs(lost - 0.37) < 0.1, f"{lost:.2f} of the sequences lost DINO"
+
+
+def test_loss_is_seeded_and_ignores_padding():
+    generator, features = tiny_generator(), _features()
+    latents = torch.randn(2, 4, LATENT_DIM)
+    valid = torch.tensor([[True] * 4, [True, True, False, False]])
+    spoilt = torch.where(valid[..., None], latents, 100.0)
+
+    def run(loss, x, **more):
+        rng = torch.Generator().manual_seed(7)
+        return loss(features=features, latents_BTD=x, rng=rng, valid_BT=valid, **more)["loss"]
+
+    a, b = (
+        run(diffusion_loss, x, generator=generator, config=DiffusionObjectiveConfig())
+        for x in (latents, spoilt)
+    )
+    assert torch.equal(a, b)
+    models = {"generator": generator, "target_generator": generator}
+    a, b = (
+        run(consistency_loss, x, **models, fraction=0.5, config=ConsistencyObjectiveConfig())
+        for x in (latents, spoilt)
+    )
+    assert torch.equal(a, b)
+    a.backward()
+    assert generator.backbone.blocks[0].attention.qkv.weight.grad.abs().sum() > 0
+
+
+def _pan_batch(rng, batch_size):
+    """Latent 0 is the azimuth of the one box, latent 1 its mirror image; the rest is silence."""
+    features = random_features(batch_size, 6, seed=int(torch.randint(9999, (1,), generator=rng)))
+    ones = torch.ones_like(features.has_dino_BT)
+    mask = torch.zeros_like(features.box_mask_BTK)
+    mask[..., 0] = True
+    features = replace(
+        features, box_mask_BTK=mask, has_boxes_BT=ones, has_dino_BT=ones, has_depth_BT=ones
+    )
+    azimuth = features.boxes_BTKF[..., 0, BOX_FIELDS.index("azimuth")]
+    latents = torch.zeros(batch_size, 6, LATENT_DIM)
+    latents[..., 0], latents[..., 1] = 2 * azimuth, -2 * azimuth
+    return features, latents
+
+
+def test_a_tiny_generator_learns_left_and_right():
+    """120 small steps: error down at least tenfold, and samples follow the box."""
+    rng = torch.Generator().manual_seed(0)
+    config = CONDITIONER.model_copy(update={"num_layers": 1})
+    generator = tiny_generator(conditioner=config)
+    optimizer = torch.optim.AdamW(generator.parameters(), lr=5e-3)
+    objective = DiffusionObjectiveConfig(streams=StreamDropout(boxes=0, spatial=0, all=0))
+    errors, began = [], time.monotonic()
+    for _ in range(120):
+        features, latents = _pan_batch(rng, 8)
+        out = diffusion_loss(generator, features, latents, rng=rng, config=objective)
+        optimizer.zero_grad()
+        out["loss"].backward()
+        optimizer.step()
+        errors.append(out["parts"]["denoising"].item())
+    first, last = sum(errors[:10]) / 10, sum(errors[-20:]) / 20
+    assert last < first / 10, f"denoising error {first:.3f} -> {last:.3f}"
+    features, latents = _pan_batch(rng, 32)
+    sampler = SamplerConfig(kind="diffusion", nfe=9)
+    with torch.no_grad():
+        condition = generator(features, latents)
+        noise = torch.randn(1, *latents.shape, generator=rng)
+        drawn = sample(
+            generator.denoiser(condition), noise, sampler_sigmas(sampler), config=sampler
+        )
+    is_off_centre = latents[..., 0].abs() > 0.3
+    agreement = (drawn[..., 0].sign() == latents[..., 0].sign())[is_off_centre].float().mean()
+    assert agreement > 0.95, f"sign right in {agreement:.2f} of the ticks"
+    assert time.monotonic() - began < 60

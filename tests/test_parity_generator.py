@@ -1,0 +1,126 @@
+"""Streaming parity of the conditioner and the generator, float64."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from spatial_v2a.streaming import reset_
+from tests.parity import (
+    check_causal,
+    check_chunks,
+    check_idle_and_reset,
+    check_poison,
+    check_snapshot,
+    close,
+    take,
+)
+from tests.tiny_generator import BACKBONE, CONDITIONER, LATENT_DIM, random_features, tiny_generator
+
+NUM_TICKS = 30  # the largest ring has 2 x 5 + 2 x 4 - 1 = 17 slots, 60 tokens pass through
+CUTS = [[1], [2], [3], [4], [2, 1, 4, 3]]
+POSITIONS = ["interleaved", "fused"]
+
+
+@pytest.fixture(params=POSITIONS)
+def generator(request):
+    return tiny_generator(positions=request.param).double().requires_grad_(False)
+
+
+@pytest.fixture
+def inputs():
+    rng = torch.Generator().manual_seed(5)
+    latents = torch.randn(3, NUM_TICKS, LATENT_DIM, generator=rng, dtype=torch.float64)
+    return random_features(3, NUM_TICKS, dtype=torch.float64), latents
+
+
+def _step(generator):
+    def step(inputs, state, active):
+        condition = generator(*inputs, state, active)
+        return torch.cat((condition.z_BTZ, condition.v_BTV), dim=-1)
+
+    return step
+
+
+def _new_state(module):
+    return lambda batch_size, max_chunk: module.init_state(
+        batch_size, max_chunk=max_chunk, device="cpu", dtype=torch.float64
+    )
+
+
+@pytest.mark.parametrize("cuts", CUTS, ids=str)
+def test_offline_equals_streaming(generator, inputs, cuts):
+    check_chunks(_step(generator), _new_state(generator), inputs, NUM_TICKS, cuts)
+
+
+@pytest.mark.parametrize("has_difference", [True, False], ids=["difference", "no-difference"])
+def test_conditioner_alone(inputs, has_difference):
+    config = CONDITIONER.model_copy(update={"temporal_difference": has_difference})
+    conditioner = tiny_generator(conditioner=config).double().requires_grad_(False).conditioner
+    for cuts in CUTS:
+        check_chunks(conditioner, _new_state(conditioner), inputs[0], NUM_TICKS, cuts)
+    check_idle_and_reset(conditioner, _new_state(conditioner), inputs[0], NUM_TICKS, max_chunk=2)
+    check_snapshot(conditioner, _new_state(conditioner), inputs[0], NUM_TICKS)
+
+
+def test_idle_rows_and_a_reset(generator, inputs):
+    check_idle_and_reset(_step(generator), _new_state(generator), inputs, NUM_TICKS, max_chunk=3)
+
+
+def test_snapshot_and_reset(generator, inputs):
+    check_snapshot(_step(generator), _new_state(generator), inputs, NUM_TICKS)
+
+
+def test_poisoned_slots_change_nothing(generator, inputs):
+    def rings(state):
+        yield state.memory_BD
+        for cache in state.backbone.layers:
+            yield from (cache.k_BHSE, cache.v_BHSE)
+
+    check_poison(_step(generator), _new_state(generator), inputs, rings)
+
+
+def test_tick_by_tick_equals_teacher_forcing(generator, inputs):
+    """observe_frame and observe_latent, with rows that pause, against the offline condition."""
+    features, latents = inputs
+    offline = generator(features, latents)
+    state = _new_state(generator)(3, 1)
+    every = slice(None)
+    for tick in range(NUM_TICKS):
+        for active in (torch.tensor([True, False, True]), torch.tensor([False, True, False])):
+            now = take(features, every, slice(tick, tick + 1))
+            condition = generator.observe_frame(now, state, active)
+            close(condition.z_BTZ[active, 0], offline.z_BTZ[active, tick], f"z at {tick}")
+            close(condition.v_BTV[active, 0], offline.v_BTV[active, tick], f"v at {tick}")
+            generator.observe_latent(latents[:, tick], state, active)
+        if tick == 3:
+            reset_(state)
+            break
+    condition = generator.observe_frame(take(features, every, slice(0, 1)), state)
+    close(condition.z_BTZ[:, 0], offline.z_BTZ[:, 0], "after reset")
+
+
+def test_condition_never_sees_its_own_latent_or_the_future(generator, inputs):
+    features, latents = inputs
+
+    def from_latents(x, state, active):
+        return generator(features, x).z_BTZ
+
+    check_causal(from_latents, latents, NUM_TICKS, sees_own_tick=False)
+
+
+@pytest.mark.parametrize("field", ["dino_BTND", "depth_BTHW", "boxes_BTKF"])
+def test_condition_never_sees_a_future_frame(generator, inputs, field):
+    features, latents = inputs
+    features = features.map(lambda t: torch.ones_like(t) if t.dtype == torch.bool else t)
+
+    def from_field(x, state, active):
+        return generator(replace(features, **{field: x}), latents).z_BTZ
+
+    check_causal(from_field, getattr(features, field), NUM_TICKS)
+
+
+def test_window_is_counted_in_ticks():
+    for positions, tokens in (("interleaved", 2), ("fused", 1)):
+        generator = tiny_generator(positions=positions)
+        assert generator.backbone.window == tokens * BACKBONE.window_ticks
