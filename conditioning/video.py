@@ -60,7 +60,7 @@ class VideoSource:
     def ticks(self, *, max_width: int | None = None) -> Iterator[np.ndarray]:
         """Yields uint8 RGB [height, width, 3] per tick: the newest frame with pts <= tick time.
 
-        Held frames are the same (read-only) array again. At most two frames are in memory.
+        A held frame is the same array again (do not write to it). Few frames are in memory.
 
         Args:
             max_width: frames stored wider than this are scaled down to it, keeping their shape.
@@ -125,7 +125,7 @@ def to_rgb(frame: av.VideoFrame, *, max_width: int | None = None) -> np.ndarray:
     """A decoded frame as the viewer sees it: scaled, then turned by its display matrix.
 
     Returns:
-        uint8 RGB [height, width, 3], contiguous and read-only.
+        uint8 RGB [height, width, 3], contiguous.
     """
     width, height = frame.width, frame.height
     if max_width is not None and width > max_width:
@@ -135,7 +135,6 @@ def to_rgb(frame: av.VideoFrame, *, max_width: int | None = None) -> np.ndarray:
     matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
     if matrix is not None:
         image = np.ascontiguousarray(apply_display_matrix(image, bytes(matrix)))
-    image.flags.writeable = False
     return image
 
 
