@@ -169,7 +169,8 @@ def _configured_game(
     game.set_doom_map(map_name)
     monsters = "" if with_monsters else "-nomonsters "
     sound = f"+snd_efx 0 +snd_musicvolume 0 +snd_sfxvolume {SFX_VOLUME}"
-    game.add_game_args(f"-file {mod} {monsters}{sound} +sv_cheats 1")
+    # con_midtime 0: no message ("a secret is revealed") in the middle of the picture.
+    game.add_game_args(f"-file {mod} {monsters}{sound} +sv_cheats 1 +con_midtime 0")
     game.set_doom_config_path(str(folder / "engine.ini"))
     game.set_screen_resolution(vzd.ScreenResolution.RES_320X240)
     game.set_screen_format(vzd.ScreenFormat.RGB24)

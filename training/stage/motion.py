@@ -124,6 +124,7 @@ class Camera:
     weights: dict[str, float]
     max_turn_deg: float = 5.0
     can_walk: bool = True
+    is_held: bool = False
     _mode: str = "still"
     _left: int = 0
     _rate: float = 0.0
@@ -133,6 +134,8 @@ class Camera:
 
     def act(self, game: StageGame, focus_tid: int | None) -> tuple[float, float, float, float]:
         """Buttons of this tic: turn (degrees left), forward, left, attack."""
+        if self.is_held:
+            return (0.0, 0.0, 0.0, 0.0)
         if self._left <= 0:
             self._begin_segment()
         self._left -= 1

@@ -33,6 +33,8 @@ from spatial_v2a.training.stage.wad import Wad, freedoom_path
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 30
+CHOOSY_ATTEMPTS = 10  # after so many, a clip whose sources are often hidden is kept all the same
+SEEN_SHARE = {"walkers": 0.6, "passers-by": 0.7}
 SETTINGS_FILE = "recording.json"
 WAD_NAMES = ("freedoom1.wad", "freedoom2.wad")
 
@@ -147,11 +149,19 @@ def _stems(studio: Studio, plan: ClipPlan, attempt: int, take: Take) -> dict[str
     return stems
 
 
+def is_worth_keeping(plan: ClipPlan, take: Take) -> bool:
+    """Whether the sources of an on-screen scenario are in the picture most of their time."""
+    if plan.scenario not in SEEN_SHARE:
+        return True
+    flags = [s["visible"] for tick in take.ticks for s in tick["sources"]]
+    return bool(flags) and float(np.mean(flags)) >= SEEN_SHARE[plan.scenario]
+
+
 def record_clip(studio: Studio, plan: ClipPlan) -> dict[str, str | bytes]:
     """The webdataset sample of a clip: the first attempt that succeeds, always the same one."""
     for attempt in range(MAX_ATTEMPTS):
         take = studio.play(plan, attempt)
-        if take is None:
+        if take is None or (attempt < CHOOSY_ATTEMPTS and not is_worth_keeping(plan, take)):
             continue
         stems = _stems(studio, plan, attempt, take) if plan.has_stems else {}
         return clip_to_sample(

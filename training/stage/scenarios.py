@@ -19,15 +19,17 @@ STILL: Buttons = (0.0, 0.0, 0.0, 0.0)
 SPAWN_TRIES = 12
 SETTLE_TICS = 12  # after placing: warp sounds and momentum die away
 VIEW_LIMIT_DEG = 40.0
+COMBAT_VOLUME = 0.25  # the game's own sounds are stored louder than the cast's
 
 
 @dataclass
 class Cue:
-    """A change in the middle of a clip: a source appears or disappears at a tic."""
+    """A change in the middle of a clip: a source appears (at a probed point) or disappears."""
 
     tic: int
     tid: int
     appears: bool
+    point: tuple[float, float] = (0.0, 0.0)
 
 
 class Scenario:
@@ -80,14 +82,25 @@ class Scenario:
         return self.camera.act(self.game, self.focus)
 
     def _play(self, cue: Cue) -> None:
+        self.camera.is_held = False
         if not cue.appears:
             self.game.remove(cue.tid)
         elif cue.tid not in self.game.actors:
-            heading = self.game.pose.heading_deg + self.rng.uniform(-30, 30)
-            x, y = random_point(self.rng, self.place, heading, max_distance=300)
-            self.game.spawn(cue.tid, self.classes[cue.tid], x, y)
-            # It may not fit there: try again in the next tic until it stands.
+            self.game.spawn(cue.tid, self.classes[cue.tid], *cue.point)
+            # Another actor may stand there now: try again in the next tic until it fits.
             cue.tic += 1
+
+    def add_cue(self, tid: int, tic: int, *, appears: bool) -> None:
+        """Plans a change; a source that is to appear leaves the stage until then.
+
+        Its point is where it stood on screen, and the camera holds still until it is back, so
+        that it appears in the picture.
+        """
+        actor = self.game.actors[tid]
+        self.cues.append(Cue(tic, tid, appears, (actor.x, actor.y)))
+        if appears:
+            self.game.remove(tid)
+            self.camera.is_held = True
 
     def is_on_screen(self, tid: int) -> bool:
         """Whether the labels of the present picture show the actor."""
@@ -123,7 +136,7 @@ class Walkers(Scenario):
         weights = {"follow": 0.52, "still": 0.33, "drift": 0.1, "away": 0.05}
         self.camera = Camera(self.rng, weights)
         if self.rng.random() < 0.2:
-            self._add_cue()
+            self._cue_one()
         return True
 
     def walker(self, tid: int) -> Walker:
@@ -139,13 +152,11 @@ class Walkers(Scenario):
             is_wandering=bool(self.rng.random() < 0.2),
         )
 
-    def _add_cue(self) -> None:
+    def _cue_one(self) -> None:
         tid = int(self.rng.integers(1, len(self.classes) + 1))
         appears = bool(self.rng.random() < 0.7)
-        middle = int(self.rng.uniform(0.1, 0.8) * self.num_tics)
-        self.cues.append(Cue(middle, tid, appears))
-        if appears:
-            self.game.remove(tid)
+        span = (0.08, 0.45) if appears else (0.4, 0.85)
+        self.add_cue(tid, int(self.rng.uniform(*span) * self.num_tics), appears=appears)
 
 
 class PassersBy(Scenario):
@@ -213,6 +224,7 @@ class Combat(Scenario):
 
     def set_scene(self) -> bool:
         self.game.command("notarget")  # toggles: monsters notice the player again
+        self.game.command(f"snd_sfxvolume {COMBAT_VOLUME}")
         for name in ("weapons", "ammo"):
             self.game.command(f"give {name}")
         self._weapon_left = 0
@@ -270,16 +282,14 @@ class Silence(Scenario):
         if not self.place_source(1, (-36, 36), visible=True):
             return False
         self.movers[1] = Walker(1, self.rng, self.place, speed=float(self.rng.uniform(2, 6)))
-        appears = bool(self.rng.random() < 0.65)
-        change = int(self.rng.uniform(0.15, 0.8) * self.num_tics)
-        self.cues.append(Cue(change, 1, appears))
-        if appears:
-            self.game.remove(1)
-        # A silent stage with the source gone again: both edges in one clip.
-        if appears and self.rng.random() < 0.3 and change + 60 < self.num_tics:
-            self.cues.append(Cue(change + 60, 1, False))
         weights = {"still": 0.8, "drift": 0.2}
         self.camera = Camera(self.rng, weights, can_walk=False)
+        appears = bool(self.rng.random() < 0.65)
+        change = int(self.rng.uniform(0.15, 0.8) * self.num_tics)
+        self.add_cue(1, change, appears=appears)
+        # The source leaves again: both edges in one clip.
+        if appears and self.rng.random() < 0.3 and change + 60 < self.num_tics:
+            self.cues.append(Cue(change + 60, 1, False))
         return True
 
 
