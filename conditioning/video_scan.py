@@ -158,7 +158,9 @@ def _is_cut_off(container: InputContainer, overall: _Span) -> bool:
     if not has_length or not container.duration or overall.start_s is None:
         return False
     stated_s = Fraction(container.duration, av.time_base)
-    return overall.end_s - overall.start_s + MAX_MISSING_S < stated_s
+    # Matroska counts its length from zero, MP4 from the first packet.
+    found_s = max(overall.end_s, overall.end_s - overall.start_s)
+    return found_s + MAX_MISSING_S < stated_s
 
 
 def _cut_off(path: str | Path, end_s: Fraction) -> UserError:
