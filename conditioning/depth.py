@@ -76,11 +76,18 @@ class DepthEncoder(FrozenEncoder):
         self.is_metric = model.config.depth_estimation_type == "metric"
         self.freeze()
 
+    def example(self) -> Tensor:
+        """One grey picture."""
+        return torch.zeros(1, 3, self.settings.image_height, self.settings.image_width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Nearness grid [B, H, W] of normalised pictures."""
+        predicted_BHW = self.model(x_BCHW).predicted_depth
+        near_BHW = nearness_of_prediction(predicted_BHW, is_metric=self.is_metric)
+        return functional.adaptive_avg_pool2d(near_BHW.unsqueeze(1), self.settings.grid)[:, 0]
+
     @torch.inference_mode()
     def encode(self, frames_BHWC: Tensor) -> Tensor:
         """Nearness grid [B, H, W] float32 in [0, 1] of uint8 RGB pictures [B, H, W, 3]."""
         x_BCHW = resize_frames(frames_BHWC, self.settings.image_height, self.settings.image_width)
-        x_BCHW = normalize_imagenet(x_BCHW.to(self.model.device))
-        predicted_BHW = self.model(x_BCHW).predicted_depth
-        near_BHW = nearness_of_prediction(predicted_BHW, is_metric=self.is_metric)
-        return functional.adaptive_avg_pool2d(near_BHW.unsqueeze(1), self.settings.grid)[:, 0]
+        return self.run(normalize_imagenet(x_BCHW.to(self.model.device)))

@@ -56,8 +56,16 @@ class DinoEncoder(FrozenEncoder):
         self.model = model
         self.freeze()
 
+    def example(self) -> Tensor:
+        """One grey picture."""
+        return torch.zeros(1, 3, self.settings.image_height, self.settings.image_width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Patch features [B, N, D] of normalised pictures."""
+        return patch_features(self.model, x_BCHW)
+
     @torch.inference_mode()
     def encode(self, frames_BHWC: Tensor) -> Tensor:
         """Patch features [B, N, D] float32 of uint8 RGB pictures [B, H, W, 3]."""
         x_BCHW = resize_frames(frames_BHWC, self.settings.image_height, self.settings.image_width)
-        return patch_features(self.model, normalize_imagenet(x_BCHW.to(self.model.device)))
+        return self.run(normalize_imagenet(x_BCHW.to(self.model.device)))

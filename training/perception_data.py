@@ -1,6 +1,7 @@
 """Single labelled frames, drawn from Stage shards and kept in memory, for training perception."""
 
 import logging
+import time
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ log = logging.getLogger(__name__)
 FRAME_HEIGHT, FRAME_WIDTH = 192, 256
 MIN_BOX_SIDE = 4.0 / FRAME_WIDTH
 SHARE_WITH_BOXES = 0.8
+REFRESH_EVERY_S = 60.0
 _CLASS_INDEX = {name: i for i, name in enumerate(CLASS_NAMES)}
 
 
@@ -52,6 +54,7 @@ class FramePool:
         self.frames: list[LabelledFrame] = []
         self.num_clips = 0
         self._read: set[Path] = set()
+        self._refreshed_s = time.monotonic()
         self.refresh()
         if not self.frames:
             raise UserError(f"no clip found in {folder}; record some with spatial-v2a-train record")
@@ -68,6 +71,16 @@ class FramePool:
                     return len(self.frames) - before
                 self._take(clip)
         return len(self.frames) - before
+
+    def refresh_if_due(self) -> bool:
+        """Refreshes about once a minute; True when frames came in."""
+        if time.monotonic() - self._refreshed_s < REFRESH_EVERY_S:
+            return False
+        self._refreshed_s = time.monotonic()
+        num_new = self.refresh()
+        if num_new:
+            log.info("%d new frames, %d clips in all", num_new, self.num_clips)
+        return num_new > 0
 
     def weights(self) -> NDArray:
         """Sampling weight per frame: pictures with boxes first, rare classes more often."""

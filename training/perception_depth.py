@@ -61,6 +61,7 @@ def depth_batches(
 ) -> Iterator[DepthBatch]:
     """Endless batches, mirrored half the time, with changes of brightness."""
     while True:
+        pool.refresh_if_due()
         picks = random.integers(len(pool.frames), size=BATCH_SIZE)
         batch = depth_batch([pool.frames[i] for i in picks], settings)
         is_flipped_B = torch.from_numpy(random.random(BATCH_SIZE) < 0.5)

@@ -3,7 +3,6 @@
 Legend: B pictures, K boxes, N anchors.
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -23,7 +22,6 @@ from spatial_v2a.training.perception_loop import LoopSettings
 
 BATCH_SIZE = 16
 MOSAIC_SHARE = 0.5
-REFRESH_EVERY_S = 60.0
 SETTINGS = LoopSettings(learning_rate=2e-3, weight_decay=0.02)
 # Gains of the box, class and distance losses: ultralytics' own defaults.
 LOSS_GAINS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5)
@@ -74,12 +72,10 @@ def detector_batches(
     pool: FramePool, settings: DetectorSettings, *, random: np.random.Generator
 ) -> Iterator[DetectorBatch]:
     """Endless augmented batches; new shards are taken in about once a minute."""
-    weights, refreshed_s = pool.weights(), time.monotonic()
+    weights = pool.weights()
     while True:
-        if time.monotonic() - refreshed_s > REFRESH_EVERY_S:
-            if pool.refresh():
-                weights = pool.weights()
-            refreshed_s = time.monotonic()
+        if pool.refresh_if_due():
+            weights = pool.weights()
         images, boxes = [], []
         for _ in range(BATCH_SIZE):
             image, found_K5 = augmented(pool.frames, weights, settings, random=random)

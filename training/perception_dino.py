@@ -92,6 +92,8 @@ def dino_batches(
     columns = settings.grid[1]
     weights = pool.weights()
     while True:
+        if pool.refresh_if_due():
+            weights = pool.weights()
         picks = random.choice(len(pool.frames), size=BATCH_SIZE, p=weights)
         batch = dino_batch([pool.frames[i] for i in picks], settings)
         is_flipped_B = torch.from_numpy(random.random(BATCH_SIZE) < 0.5)

@@ -1,0 +1,239 @@
+"""The frozen perception as one object: pictures in, `FrameFeatures` out, tick by tick or at once.
+
+Legend: B streams, T ticks, H W picture rows and columns.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spatial_v2a.conditioner import PerceptionShapes
+from spatial_v2a.conditioning.box_fields import BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.boxes import (
+    Detections,
+    YoloDetector,
+    build_yolo11,
+    load_published_yolo11,
+)
+from spatial_v2a.conditioning.depth import DepthEncoder, build_depth, load_depth
+from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
+from spatial_v2a.conditioning.tracking import BoxTracker
+from spatial_v2a.conditioning.weights import read_weights
+from spatial_v2a.features import FrameFeatures
+from spatial_v2a.perception_config import PerceptionConfig
+
+STREAMS = ("dino", "depth", "boxes")
+EXTRACT_BATCH = 32
+
+
+class _Stream:
+    """Memory of one stream: its tracker and its box history."""
+
+    def __init__(self, config: PerceptionConfig) -> None:
+        self.tracker = BoxTracker(new_track_score=config.detector.new_track_score)
+        self.builder = BoxTokenBuilder(max_boxes=config.max_boxes)
+
+    def reset(self) -> None:
+        self.tracker.reset()
+        self.builder.reset()
+
+
+class Perception:
+    """Frozen encoders and the per-stream trackers behind them.
+
+    Args:
+        config: sizes and thresholds.
+        dino, depth, detector: frozen encoders; None leaves that stream absent.
+    """
+
+    def __init__(
+        self,
+        config: PerceptionConfig,
+        *,
+        dino: DinoEncoder | None,
+        depth: DepthEncoder | None,
+        detector: YoloDetector | None,
+    ) -> None:
+        self.config = config
+        self.dino = dino
+        self.depth = depth
+        self.detector = detector
+        self.init_state(1)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        folder: str | Path,
+        config: PerceptionConfig,
+        *,
+        streams: Iterable[str] = STREAMS,
+        device: torch.device | str = "cpu",
+    ) -> "Perception":
+        """Loads compact encoders from a checkpoint folder and published ones from their source.
+
+        Args:
+            folder: holds perception.safetensors (unused when every encoder has a source).
+            config: settings the weights were trained with.
+            streams: which of dino, depth, boxes to load; the others are absent.
+            device: where the encoders run.
+
+        Raises:
+            UserError: weights are missing, corrupt or of another shape.
+        """
+        wanted, folder = set(streams), Path(folder)
+        if unknown := wanted - set(STREAMS):
+            raise ValueError(f"unknown streams {sorted(unknown)}; choose from {STREAMS}")
+        dino = _load_dino(folder, config) if "dino" in wanted else None
+        depth = _load_depth(folder, config) if "depth" in wanted else None
+        detector = _load_detector(folder, config) if "boxes" in wanted else None
+        for encoder in (dino, depth, detector):
+            if encoder is not None:
+                encoder.to(device)
+                encoder.optimize()
+        return cls(config, dino=dino, depth=depth, detector=detector)
+
+    @property
+    def shapes(self) -> PerceptionShapes:
+        """Shapes of the features."""
+        return self.config.shapes
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """The streams that are present."""
+        present = {"dino": self.dino, "depth": self.depth, "boxes": self.detector}
+        return tuple(name for name, encoder in present.items() if encoder is not None)
+
+    def init_state(self, batch_size: int) -> None:
+        """Prepares for `batch_size` streams, each with fresh memory."""
+        self._streams = [_Stream(self.config) for _ in range(batch_size)]
+
+    def reset(self, where_B: Tensor | None = None) -> None:
+        """Forgets the past of the streams where `where_B` (bool [B]) is True; of all when None."""
+        chosen = [True] * len(self._streams) if where_B is None else where_B.tolist()
+        for stream, is_chosen in zip(self._streams, chosen, strict=True):
+            if is_chosen:
+                stream.reset()
+
+    def step(self, frames_BHWC: Tensor, *, fov_deg: float | None = None) -> FrameFeatures:
+        """Features [B, 1] of the next tick of every stream.
+
+        Args:
+            frames_BHWC: uint8 RGB pictures [B, H, W, 3].
+            fov_deg: horizontal field of view in degrees; None takes the configured one.
+        """
+        if len(frames_BHWC) != len(self._streams):
+            raise ValueError(
+                f"{len(frames_BHWC)} pictures for {len(self._streams)} streams; call init_state"
+            )
+        features = [
+            self._features(stream, fov_deg, *encoded)
+            for stream, encoded in zip(self._streams, self._encode(frames_BHWC), strict=True)
+        ]
+        return _concatenate(features, dim=0)
+
+    def extract(
+        self, frames_THWC: Iterable[NDArray], *, fov_deg: float | None = None
+    ) -> FrameFeatures:
+        """Features [1, T] of a whole clip: what `step` gives one by one, encoders in batches.
+
+        Args:
+            frames_THWC: uint8 RGB pictures of one size in order, as an array or an iterable.
+            fov_deg: as in `step`.
+        """
+        stream = _Stream(self.config)
+        features, waiting = [], []
+        for frame_HWC in frames_THWC:
+            waiting.append(frame_HWC)
+            if len(waiting) == EXTRACT_BATCH:
+                features += self._extract_batch(stream, waiting, fov_deg)
+                waiting = []
+        if waiting:
+            features += self._extract_batch(stream, waiting, fov_deg)
+        if not features:
+            raise ValueError("no picture to extract features from")
+        return _concatenate(features, dim=1)
+
+    def fingerprint(self, stream: str) -> str:
+        """Sixteen hex digits that change with the settings or the weights behind a stream."""
+        encoder = {"dino": self.dino, "depth": self.depth, "boxes": self.detector}[stream]
+        if encoder is None:
+            raise ValueError(f"stream {stream} is absent")
+        digest = hashlib.sha256(json.dumps(self.config.model_dump(mode="json")).encode())
+        for name, tensor in encoder.model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def _extract_batch(
+        self, stream: _Stream, frames: list[NDArray], fov_deg: float | None
+    ) -> list[FrameFeatures]:
+        encoded = self._encode(torch.from_numpy(np.stack(frames)))
+        return [self._features(stream, fov_deg, *one) for one in encoded]
+
+    def _encode(
+        self, frames_BHWC: Tensor
+    ) -> list[tuple[Tensor | None, NDArray | None, Detections | None]]:
+        """Runs the encoders; per picture its patches [N, D], nearness grid and detections."""
+        nothing = [None] * len(frames_BHWC)
+        dino = nothing if self.dino is None else self.dino.encode(frames_BHWC).cpu()
+        depth = nothing if self.depth is None else self.depth.encode(frames_BHWC).cpu().numpy()
+        found = nothing if self.detector is None else self.detector.detect(frames_BHWC)
+        return list(zip(dino, depth, found, strict=True))
+
+    def _features(
+        self,
+        stream: _Stream,
+        fov_deg: float | None,
+        dino_ND: Tensor | None,
+        nearness_HW: NDArray | None,
+        found: Detections | None,
+    ) -> FrameFeatures:
+        tokens = None
+        if found is not None:
+            fov_deg = self.config.default_fov_deg if fov_deg is None else fov_deg
+            boxes = stream.tracker.step(found)
+            tokens = [stream.builder.step(boxes, fov_deg=fov_deg, nearness_HW=nearness_HW)]
+        grid_1HW = None if nearness_HW is None else nearness_HW[None]
+        features = frame_features(self.config, tokens=tokens, nearness_THW=grid_1HW, num_ticks=1)
+        if dino_ND is None:
+            return features
+        present = torch.ones(1, 1, dtype=torch.bool)
+        return replace(features, dino_BTND=dino_ND.clone()[None, None], has_dino_BT=present)
+
+
+def _concatenate(parts: list[FrameFeatures], *, dim: int) -> FrameFeatures:
+    names = parts[0].__dataclass_fields__
+    return FrameFeatures(**{n: torch.cat([getattr(p, n) for p in parts], dim) for n in names})
+
+
+def _load_dino(folder: Path, config: PerceptionConfig) -> DinoEncoder:
+    if config.dino.source is not None:
+        return DinoEncoder(config.dino, load_dino(config.dino))
+    model = build_dino(config.dino)
+    read_weights(folder, "dino", model)
+    return DinoEncoder(config.dino, model)
+
+
+def _load_depth(folder: Path, config: PerceptionConfig) -> DepthEncoder:
+    if config.depth.source is not None:
+        return DepthEncoder(config.depth, load_depth(config.depth))
+    model = build_depth(config.depth)
+    read_weights(folder, "depth", model)
+    return DepthEncoder(config.depth, model)
+
+
+def _load_detector(folder: Path, config: PerceptionConfig) -> YoloDetector:
+    settings, num_classes = config.detector, config.num_classes
+    if settings.source is not None:
+        model = load_published_yolo11(settings.source)
+    else:
+        model = build_yolo11(settings, num_classes=num_classes)
+        read_weights(folder, "detector", model)
+    return YoloDetector(settings, model, num_classes=num_classes)
