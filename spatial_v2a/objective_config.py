@@ -2,7 +2,7 @@
 
 from pydantic import Field, PositiveInt
 
-from spatial_v2a.guidance import StreamDropout
+from spatial_v2a.stream_dropout import StreamDropout
 from spatial_v2a.strict import StrictConfig
 
 

@@ -8,9 +8,9 @@ import torch
 
 from spatial_v2a.features import BOX_FIELDS
 from spatial_v2a.frame_tokens import box_inputs, pooling_matrix
-from spatial_v2a.guidance import StreamDropout, combine_guidance, drop_streams, guidance_rows
 from spatial_v2a.sampler_config import SamplerConfig
 from spatial_v2a.samplers import sample, sampler_sigmas
+from spatial_v2a.stream_dropout import StreamDropout, drop_streams
 from spatial_v2a.training.objectives import (
     ConsistencyObjectiveConfig,
     DiffusionObjectiveConfig,
@@ -118,18 +118,6 @@ def test_dropped_history_is_not_seen():
     changed[:, 1] += 1
     z = [generator(features, x, history_drop_BT=drop).z_BTZ for x in (latents, changed)]
     assert torch.equal(z[0], z[1])
-
-
-def test_guidance_of_one_is_the_full_condition():
-    generator, features = tiny_generator(), _features()
-    latents = torch.randn(2, 4, LATENT_DIM)
-    full = generator(features, latents)
-    rows = generator(guidance_rows(features), latents.repeat(3, 1, 1))
-    one = combine_guidance(rows, guidance=1.0, spatial_guidance=1.0)
-    assert torch.allclose(one.z_BTZ, full.z_BTZ, atol=1e-5)
-    content = generator(features.without("depth", "boxes"), latents)
-    blind = combine_guidance(rows, guidance=1.0, spatial_guidance=0.0)
-    assert torch.allclose(blind.z_BTZ, content.z_BTZ, atol=1e-5)
 
 
 def test_drop_streams_is_per_sequence_and_seeded():

@@ -17,8 +17,8 @@ from spatial_v2a.consistency import (
 from spatial_v2a.diffusion import lognormal_sigma, loss_weight, uncertainty_weighted
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.generator import Condition, Generator
-from spatial_v2a.guidance import drop_streams
 from spatial_v2a.objective_config import ConsistencyObjectiveConfig, DiffusionObjectiveConfig
+from spatial_v2a.stream_dropout import drop_streams
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Classifier-free guidance, both halves: streams dropped in training, conditions combined later."""
+"""Streams dropped in training, so that any subset works and guidance has something to compare."""
 
 from dataclasses import replace
 
@@ -7,7 +7,6 @@ from pydantic import Field
 from torch import Tensor
 
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.generator import Condition
 from spatial_v2a.strict import StrictConfig
 
 
@@ -51,36 +50,3 @@ def drop_streams(
         has_depth_BT=keep(features.has_depth_BT, depth | spatial),
         has_boxes_BT=keep(features.has_boxes_BT, boxes | spatial),
     )
-
-
-def guidance_rows(features: FrameFeatures) -> FrameFeatures:
-    """Three rows per stream, [3 B, ...]: everything, no depth and boxes, nothing at all."""
-    rows = [
-        features,
-        features.without("depth", "boxes"),
-        features.without("dino", "depth", "boxes"),
-    ]
-    return FrameFeatures(
-        **{name: torch.cat([getattr(row, name) for row in rows]) for name in vars(features)}
-    )
-
-
-def combine_guidance(
-    condition: Condition, *, guidance: float, spatial_guidance: float
-) -> Condition:
-    """Combines the rows of `guidance_rows` into one condition per stream.
-
-    c = null + guidance (content - null) + spatial_guidance (full - content); (1, 1) gives full.
-    It acts on the condition, so the head runs once per stream.
-
-    Args:
-        condition: condition of 3 B rows.
-        guidance: weight of what is seen, without its place.
-        spatial_guidance: weight of depth and boxes.
-    """
-
-    def combine(rows: Tensor) -> Tensor:
-        full, content, null = rows.chunk(3)
-        return null + guidance * (content - null) + spatial_guidance * (full - content)
-
-    return condition.map(combine)
