@@ -99,6 +99,13 @@ class Perception:
                 encoder.optimize()
         return cls(config, dino=dino, depth=depth, detector=detector)
 
+    def to(self, device: torch.device | str) -> "Perception":
+        """Moves the encoders; features stay on the CPU."""
+        for encoder in (self.dino, self.depth, self.detector):
+            if encoder is not None:
+                encoder.to(device)
+        return self
+
     @property
     def shapes(self) -> PerceptionShapes:
         """Shapes of the features."""
@@ -121,13 +128,14 @@ class Perception:
             if is_chosen:
                 stream.reset()
 
-    def step(self, frames_BHWC: Tensor, *, fov_deg: float | None = None) -> FrameFeatures:
+    def step(self, frames_BHWC: Tensor | NDArray, *, fov_deg: float | None = None) -> FrameFeatures:
         """Features [B, 1] of the next tick of every stream.
 
         Args:
             frames_BHWC: uint8 RGB pictures [B, H, W, 3].
             fov_deg: horizontal field of view in degrees; None takes the configured one.
         """
+        frames_BHWC = torch.as_tensor(frames_BHWC)
         if len(frames_BHWC) != len(self._streams):
             raise ValueError(
                 f"{len(frames_BHWC)} pictures for {len(self._streams)} streams; call init_state"

@@ -49,7 +49,7 @@ class FrozenEncoder(nn.Module):
 
     def run(self, x_BCHW: Tensor) -> Tensor:
         """The network's output, through the compiled copy where that fits."""
-        if self._traced and len(x_BCHW) == 1:
+        if self._traced and len(x_BCHW) == 1 and x_BCHW.device.type == "cpu":
             return self._traced[0](x_BCHW)
         return self(x_BCHW)
 

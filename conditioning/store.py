@@ -1,0 +1,91 @@
+"""Feature store: what frozen perception saw in each clip, computed once and kept in a folder.
+
+One uncompressed .npz per clip (16-bit floats), and `perception.json` with the fingerprint of the
+encoders that made them, so that two sets of encoders are never mixed.
+"""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.errors import UserError
+from spatial_v2a.features import FrameFeatures
+
+IDENTITY_NAME = "perception.json"
+
+
+class FeatureStore:
+    """Features of clips by key.
+
+    Args:
+        folder: where the files lie; it need not exist yet.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def claim(self, perception: Perception) -> None:
+        """Marks the folder as made by these encoders.
+
+        Raises:
+            UserError: the folder holds features of other encoders, or cannot be written.
+        """
+        identity = {name: perception.fingerprint(name) for name in perception.streams}
+        path = self.folder / IDENTITY_NAME
+        if path.is_file():
+            if json.loads(path.read_text(encoding="utf-8")) != identity:
+                raise UserError(
+                    f"{self.folder} holds features of other encoders; give another --store folder"
+                )
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+            os.replace(partial, path)
+        except OSError as error:
+            raise UserError(f"cannot write {path}: {error.strerror}; choose a folder") from error
+
+    def has(self, key: str) -> bool:
+        """Whether the clip's features are there."""
+        return self._path(key).is_file()
+
+    def save(self, key: str, features: FrameFeatures) -> None:
+        """Keeps features [1, T] of a clip; a killed process leaves no half-written file."""
+        arrays = {}
+        for name, tensor in vars(features).items():
+            value = tensor.half() if tensor.is_floating_point() else tensor
+            arrays[name] = value.cpu().numpy()
+        arrays["class_BTK"] = arrays["class_BTK"].astype(np.int16)
+        partial = self._path(key).with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        os.replace(partial, self._path(key))
+
+    def load(self, key: str) -> FrameFeatures:
+        """Features [1, T] of a clip, float32.
+
+        Raises:
+            UserError: the clip is not in the store, or its file is corrupt.
+        """
+        path = self._path(key)
+        try:
+            with np.load(path) as arrays:
+                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.folder} lacks clip {key}; fill it with spatial-v2a-train extract"
+            ) from error
+        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+            raise UserError(f"{path} is corrupt; delete it and extract again") from error
+        tensors["class_BTK"] = tensors["class_BTK"].long()
+        features = FrameFeatures(**tensors)
+        return features.map(lambda x: x.float() if x.is_floating_point() else x)
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.npz"
