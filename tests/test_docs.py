@@ -7,8 +7,13 @@ from functools import cache
 from pathlib import Path
 
 import click
+import numpy as np
 import pytest
 import typer
+
+from spatial_v2a import Config
+from spatial_v2a.conditioning.video_write import write_video
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -88,19 +93,35 @@ def test_linked_files_exist(document: Path) -> None:
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-def test_the_map_in_the_readme_names_real_files() -> None:
+def test_the_map_in_the_readme_is_the_tree() -> None:
+    """Every file it names exists, and every module of a folder it shows is named."""
     text = (ROOT / "README.md").read_text("utf-8")
     (block,) = re.findall(r"^## Map of the files\n.*?^```\n(.*?)^```$", text, re.M | re.S)
-    folder = ROOT
+    folder, named = ROOT, set()
     for line in block.splitlines():
-        name = line.split(" # ")[0].strip()
-        if not name:
-            continue
-        if not line.startswith(" "):
-            folder = ROOT / name if name.endswith("/") else ROOT
-            assert (ROOT / name).exists(), f"the map names {name}"
-        else:
-            assert (folder / name).exists(), f"the map names {name} in {folder.name}"
+        name = line.partition("#")[0].strip()
+        folder = folder if line.startswith(" ") else ROOT
+        path = folder / name
+        assert path.exists(), f"the map names {path.relative_to(ROOT)}"
+        folder = path if path.is_dir() else folder
+        named.add(path)
+    shown = [path for path in named if path.is_dir()]
+    modules = {file for path in shown for file in path.glob("*.py") if file.name != "__init__.py"}
+    missing = sorted(str(path.relative_to(ROOT)) for path in modules - named)
+    assert not missing, f"not in the README's map: {missing}"
+
+
+def test_the_python_of_the_readme_runs(
+    tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Runs it as it stands, on a short video and a tiny checkpoint in a folder called stage."""
+    (body,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    write_tiny_checkpoint(tmp_path / "stage", tiny_config)
+    write_video("play.mp4", np.zeros((4, 48, 64, 3), np.uint8), fps=30)
+    names: dict[str, object] = {}
+    exec(compile(body, "README.md", "exec"), names)
+    assert names["audio_BLC"].shape == (1, 1600, 2)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
