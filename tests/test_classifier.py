@@ -1,8 +1,5 @@
 """The sound classifier: blind to side and level, learns, saves and refuses what is broken."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -21,12 +18,7 @@ from spatial_v2a.training.classifier import (
     train_classifier,
 )
 from spatial_v2a.truth import class_window_starts, clip_truth, window_truth
-
-_spec = importlib.util.spec_from_file_location(
-    "evaluation_clips", Path(__file__).with_name("evaluation_clips.py")
-)
-fake = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fake)
+from tests import evaluation_clips as fake
 
 RATE_HZ = TIMING.sample_rate_hz
 PITCH_HZ = {"bell": 2000.0, "engine": 120.0}

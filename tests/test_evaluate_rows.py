@@ -1,8 +1,5 @@
 """The benchmark answers to pan and to nothing else: ground truth on top, null rows at chance."""
 
-import importlib.util
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -14,12 +11,7 @@ from spatial_v2a.inference.evaluation.scoring import mirror_figures, score_row, 
 from spatial_v2a.inference.evaluation.store import SoundStore, read_rival_wav
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import clip_truth, window_truth
-
-_spec = importlib.util.spec_from_file_location(
-    "evaluation_clips", Path(__file__).with_name("evaluation_clips.py")
-)
-fake = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(fake)
+from tests import evaluation_clips as fake
 
 NUM_CLIPS = 8
 NUM_TICKS = 180

@@ -113,7 +113,8 @@ def _metadata(paths: list[Path]) -> Iterator[dict[str, Any]]:
                     if member.name.endswith(".json"):
                         yield json.load(archive.extractfile(member))
         except (tarfile.TarError, OSError, ValueError) as error:
-            raise UserError(f"cannot read shard {path} ({error}); record it again") from error
+            reason = str(error).splitlines()[0]
+            raise UserError(f"cannot read shard {path} ({reason}); record it again") from error
 
 
 def _spread(keys: list[str], count: int | None) -> list[str]:

@@ -6,7 +6,7 @@ Legend: B streams, T ticks, C channels, L samples, K box slots, F box fields.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +14,9 @@ import torch
 
 from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.given import clip_features
-from spatial_v2a.errors import UserError
+from spatial_v2a.conditioning.given import clip_features, overlay_given
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
+from spatial_v2a.inference.dub import Dubber
 from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
 from spatial_v2a.inference.evaluation import rows
 from spatial_v2a.inference.evaluation.store import SoundStore, clip_digest, file_digest, stamp_of
@@ -56,10 +56,12 @@ def detect(system: System, clip: Clip, *, mirrored: bool = False) -> list[FrameF
     perception = system.perception
     perception.init_state(1)
     features = []
-    for frame_HWC in clip.frames():
-        if mirrored:
-            frame_HWC = np.ascontiguousarray(frame_HWC[:, ::-1])
-        features.append(perception.step(frame_HWC[None], fov_deg=clip.meta["fov_deg"]))
+    with engine_threads(system.model.latent_mean_D.device):
+        for frame_HWC in clip.frames():
+            if mirrored:
+                frame_HWC = frame_HWC[:, ::-1]
+            frames_BHWC = torch.from_numpy(frame_HWC.copy())[None]
+            features.append(perception.step(frames_BHWC, fov_deg=clip.meta["fov_deg"]))
     return features
 
 
@@ -68,14 +70,8 @@ def give_geometry(
 ) -> Iterator[FrameFeatures]:
     """Replaces the detected boxes and depth by the engine's own; the picture features stay."""
     given = clip_features(clip, system.model.config.perception)
-    names = ("depth_BTHW", "boxes_BTKF", "class_BTK", "box_mask_BTK")
-    names += ("has_depth_BT", "has_boxes_BT")
     for tick, features in enumerate(detected):
-        part = {
-            name: getattr(given, name)[:, tick : tick + 1].to(getattr(features, name).device)
-            for name in names
-        }
-        yield replace(features, **part)
+        yield overlay_given(features, given.map(lambda x, tick=tick: x[:, tick : tick + 1]))
 
 
 @torch.inference_mode()
@@ -165,11 +161,6 @@ def load_system(name: str, *, seed: int, nfe: int | None, device: str) -> System
     Raises:
         UserError: missing or damaged checkpoint, unknown device.
     """
-    model = SpatialV2A.from_pretrained(name)
-    try:
-        model = model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"cannot use --device {device}; try --device cpu") from error
-    perception = Perception.from_checkpoint(model.folder, model.config.perception)
-    settings = EngineSettings(seed=seed, nfe=nfe)
-    return System(model, perception, settings, checkpoint_digest(model.folder))
+    dubber = Dubber(name, settings=EngineSettings(seed=seed, nfe=nfe), device=device)
+    digest = checkpoint_digest(dubber.model.folder)
+    return System(dubber.model, dubber.perception, dubber.settings, digest)

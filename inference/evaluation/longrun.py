@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.engine import Engine
+from spatial_v2a.inference.engine import Engine, engine_threads
 from spatial_v2a.inference.evaluation.generate import System
 from spatial_v2a.inference.evaluation.metrics import level_dbfs
 from spatial_v2a.timing import TIMING
@@ -151,15 +151,17 @@ def long_run(
     system.perception.init_state(1)
     memory_mb: list[float] = []
     started_s = time.monotonic()
-    for tick, frame_HWC in enumerate(looped(ticks, minutes * MINUTE_TICKS)):
-        features = system.perception.step(frame_HWC[None], fov_deg=fov_deg)
-        audio_LC = engine.step(features)[0]
-        minute, within = divmod(tick, MINUTE_TICKS)
-        if minute in kept:
-            kept[minute][within * samples : (within + 1) * samples] = audio_LC.numpy()
-        if within == MINUTE_TICKS - 1:
-            memory_mb.append(round(resident_mb(), 1))
-            progress(f"minute {minute + 1}/{minutes}: {memory_mb[-1]:.0f} MB")
+    with engine_threads(engine.device):
+        for tick, frame_HWC in enumerate(looped(ticks, minutes * MINUTE_TICKS)):
+            frames_BHWC = torch.from_numpy(frame_HWC)[None]
+            features = system.perception.step(frames_BHWC, fov_deg=fov_deg)
+            audio_LC = engine.step(features)[0]
+            minute, within = divmod(tick, MINUTE_TICKS)
+            if minute in kept:
+                kept[minute][within * samples : (within + 1) * samples] = audio_LC.numpy()
+            if within == MINUTE_TICKS - 1:
+                memory_mb.append(round(resident_mb(), 1))
+                progress(f"minute {minute + 1}/{minutes}: {memory_mb[-1]:.0f} MB")
     spent_s = time.monotonic() - started_s
     return LongRun(
         minutes=minutes,

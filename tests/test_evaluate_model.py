@@ -1,0 +1,96 @@
+"""The whole report of a tiny checkpoint, its resume, and the long run's figures."""
+
+import json
+
+import numpy as np
+import pytest
+
+from spatial_v2a import Config
+from spatial_v2a.inference.evaluate_command import evaluate
+from spatial_v2a.inference.evaluation import longrun
+from spatial_v2a.inference.evaluation.generate import load_system
+from spatial_v2a.timing import TIMING
+from tests import evaluation_clips as fake
+from tests.tiny_checkpoint import write_tiny_checkpoint
+
+KEYS = ["walk-a", "walk-b"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, tiny_config: Config):
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", tiny_config)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shards")
+    samples = [fake.make_sample(key, fake.path_deg(12, seed=i)) for i, key in enumerate(KEYS)]
+    samples.append(fake.make_sample("still", np.full(6, 10.0), sounding=False))
+    fake.write_shard(folder / "000000.tar", samples)
+    return folder
+
+
+def test_report_of_a_checkpoint_and_its_resume(checkpoint, shards, tmp_path):
+    def run() -> dict:
+        evaluate(tmp_path, data=[shards], checkpoint=str(checkpoint), nfe=2)
+        return json.loads((tmp_path / "report.json").read_text())
+
+    report = run()
+    assert list(report["rows"])[:5] == [
+        "ground_truth",
+        "codec",
+        "model",
+        "model_without_depth_boxes",
+        "model_given",
+    ]
+    assert {"mirror_correlation", "mirror_swapped", "silent_scene_dbfs"} <= set(report["checks"])
+    assert list(report["checks"]["silent_scene_dbfs"]) == ["still"]
+    sounds = sorted((tmp_path / "audio" / "model").glob("*.wav"))
+    assert [path.stem for path in sounds] == ["still", *KEYS]
+    written = [path.stat().st_mtime_ns for path in sounds]
+    sounds[1].unlink()
+    assert run() == report
+    again = [path.stat().st_mtime_ns for path in sounds]
+    assert again[0] == written[0] and again[2] == written[2] and again[1] != written[1]
+
+
+def test_streams_that_are_left_out_change_the_sound(checkpoint, shards, tmp_path):
+    evaluate(tmp_path, data=[shards], checkpoint=str(checkpoint), nfe=1, mirror=False, clips=1)
+    read = (tmp_path / "audio" / "model" / "walk-a.wav").read_bytes()
+    for row in ("model_without_depth_boxes", "model_given"):
+        assert read != (tmp_path / "audio" / row / "walk-a.wav").read_bytes(), row
+
+
+def test_third_octaves_find_a_tone():
+    time_s = np.arange(TIMING.sample_rate_hz) / TIMING.sample_rate_hz
+    tone_LC = np.stack([0.1 * np.sin(2 * np.pi * 1000 * time_s)] * 2, axis=-1)
+    bands = longrun.third_octave_db(tone_LC)
+    assert longrun.BAND_CENTRES_HZ[int(bands.argmax())] == pytest.approx(1000)
+    assert bands.max() == pytest.approx(-23.0, abs=0.2)
+
+
+def test_minutes_compare_by_hand():
+    """Half the level everywhere is -6 dB in level and in every band that is heard."""
+    noise_LC = np.random.default_rng(0).normal(size=(TIMING.sample_rate_hz, 2)) * 0.05
+    result = longrun.compare_minutes(noise_LC, noise_LC / 2)
+    assert result["level_db"] == pytest.approx(-6.02, abs=0.01)
+    assert result["side_over_mid_db"] == pytest.approx(0.0, abs=0.01)
+    assert result["worst_band_db"] == pytest.approx(6.02, abs=0.01)
+
+
+def test_looped_frames_end_on_time():
+    frames = [np.zeros((1, 1, 3)), np.ones((1, 1, 3))]
+    shown = [frame.flat[0] for frame in longrun.looped(lambda: frames, 5)]
+    assert shown == [0, 1, 0, 1, 0]
+
+
+def test_long_run_reports_each_minute(checkpoint, monkeypatch):
+    """Minutes of four ticks: the run is the same, only shorter."""
+    monkeypatch.setattr(longrun, "MINUTE_TICKS", 4)
+    system = load_system(str(checkpoint), seed=0, nfe=1, device="cpu")
+    frames = [np.full((240, 320, 3), value, np.uint8) for value in (40, 90)]
+    result = longrun.long_run(
+        system, lambda: frames, minutes=3, fov_deg=90.0, progress=lambda line: None
+    )
+    assert len(result.memory_mb_by_minute) == 3
+    assert result.level_db_second > -120 and np.isfinite(result.level_db)
