@@ -43,7 +43,8 @@ class FrozenEncoder(nn.Module):
             # Shapes are fixed here, which is all that the tracer warns about.
             warnings.simplefilter("ignore")
             traced = torch.jit.trace(self, example, check_trace=False)
-            self._traced = (torch.jit.optimize_for_inference(torch.jit.freeze(traced)),)
+            # Not optimize_for_inference: its layout conversions cost more than they save here.
+            self._traced = (torch.jit.freeze(traced),)
             for _ in range(3):
                 self.run(example)
 

@@ -8,9 +8,10 @@ JSONL, one line per observation, ordered by time:
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,15 @@ from spatial_v2a.geometry import pool_grid
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 
-Degrade = Callable[[list[list[Box]]], list[list[Box]]]
+
+class Degrade(Protocol):
+    """Makes given geometry as imperfect as detected geometry (training.degrade)."""
+
+    def __call__(self, boxes_T: list[list[Box]]) -> list[list[Box]]:
+        """Boxes of every tick, with faults."""
+
+    def nearness(self, grid_THW: NDArray) -> NDArray:
+        """Nearness grids of every tick, with faults."""
 
 
 def clip_boxes(clip: Clip, config: PerceptionConfig) -> list[list[Box]]:
@@ -50,6 +59,8 @@ def clip_features(
     if degrade is not None:
         boxes_T = degrade(boxes_T)
     nearness_THW = pool_grid(clip.nearness_THW, config.depth.grid)
+    if degrade is not None:
+        nearness_THW = degrade.nearness(nearness_THW)
     nearness_THW = nearness_THW.astype(np.float32)
     builder = BoxTokenBuilder(max_boxes=config.max_boxes)
     fov_deg = float(clip.meta["fov_deg"])

@@ -7,9 +7,14 @@ wrong class stays for the life of the track. Legend: T ticks.
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
 
 from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.geometry import depth_m_from_nearness, nearness
 from spatial_v2a.perception_config import PerceptionConfig
+from spatial_v2a.timing import TIMING
 
 FALSE_TRACK_ID = 1_000_000
 
@@ -26,6 +31,9 @@ class DegradeSettings:
         false_per_s: false objects that begin, per second.
         false_ticks: mean life of a false object.
         late_share, late_ticks: tracks that begin late, and by how much at most.
+        depth_offset: deviation of log depth that a whole clip shares.
+        depth_field: deviation of log depth that varies over the picture and, slowly, in time.
+        depth_memory: share of the last tick's depth error that stays.
         small_side: boxes whose smaller side is below this share of the picture fade out.
     """
 
@@ -39,6 +47,9 @@ class DegradeSettings:
     late_share: float = 0.2
     late_ticks: int = 6
     small_side: float = 0.03
+    depth_offset: float = 0.25
+    depth_field: float = 0.35
+    depth_memory: float = 0.97
 
 
 class Degrader:
@@ -70,6 +81,23 @@ class Degrader:
         self._add_false(seen_T)
         return seen_T
 
+    def nearness(self, grid_THW: NDArray) -> NDArray:
+        """Nearness grids with a smooth, slowly changing error of log depth."""
+        s, random = self.settings, self.random
+        num_ticks, height, width = grid_THW.shape
+        error_THW = np.empty((num_ticks, 3, 4), np.float32)
+        error_THW[0] = random.normal(0.0, s.depth_field, (3, 4))
+        fresh = np.sqrt(1.0 - s.depth_memory**2) * s.depth_field
+        steps_THW = random.normal(0.0, fresh, (num_ticks, 3, 4))
+        for tick in range(1, num_ticks):
+            error_THW[tick] = s.depth_memory * error_THW[tick - 1] + steps_THW[tick]
+        error_THW += random.normal(0.0, s.depth_offset)
+        smooth_THW = functional.interpolate(
+            torch.from_numpy(error_THW)[None], (height, width), mode="bilinear"
+        )[0].numpy()
+        depth_m = depth_m_from_nearness(np.maximum(grid_THW, 1e-3))
+        return nearness(depth_m * np.exp(smooth_THW)).astype(np.float32)
+
     def _degrade_track(self, life: list[tuple[int, Box]], seen_T: list[list[Box]]) -> None:
         """Copies one object's boxes with slow jitter, gaps, a late start, perhaps a wrong class."""
         s, random = self.settings, self.random
@@ -94,7 +122,7 @@ class Degrader:
 
     def _add_false(self, seen_T: list[list[Box]]) -> None:
         s, random = self.settings, self.random
-        num_false = random.poisson(s.false_per_s * len(seen_T) / 30.0)
+        num_false = random.poisson(s.false_per_s * len(seen_T) / TIMING.tick_hz)
         for number in range(num_false):
             first = int(random.integers(len(seen_T)))
             end = first + 1 + int(random.geometric(1.0 / s.false_ticks))

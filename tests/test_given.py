@@ -1,0 +1,138 @@
+"""Given geometry: bearing, nearness, box tokens, JSONL, and the faults training adds to it."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder
+from spatial_v2a.conditioning.given import given_features, overlay_given
+from spatial_v2a.errors import UserError
+from spatial_v2a.features import BOX_FIELDS
+from spatial_v2a.geometry import (
+    azimuth_rad,
+    depth_m_from_nearness,
+    nearness,
+    nearness_in_boxes,
+    pool_grid,
+)
+from spatial_v2a.perception_config import PerceptionConfig
+from spatial_v2a.training.degrade import Degrader
+
+CONFIG = PerceptionConfig()
+FIELD = {name: i for i, name in enumerate(BOX_FIELDS)}
+
+
+def write_lines(path: Path, lines: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def box_line(t: float, x: float, **more) -> dict:
+    box = {"id": 1, "class": "bell", "x": x, "y": 0.4, "w": 0.1, "h": 0.2, "nearness": 0.5}
+    return {"t": t, "fov_deg": 90, "boxes": [box | more]}
+
+
+def test_azimuth_is_positive_to_the_left() -> None:
+    assert azimuth_rad(0.0, 90.0) == pytest.approx(math.pi / 4)
+    assert azimuth_rad(0.5, 90.0) == 0.0
+    assert azimuth_rad(1.0, 60.0) == pytest.approx(-math.pi / 6)
+
+
+def test_nearness_inverts_and_falls_with_depth() -> None:
+    depth_m = np.array([0.5, 8.0, 40.0])
+    assert nearness(depth_m)[1] == 0.5
+    np.testing.assert_allclose(depth_m_from_nearness(nearness(depth_m)), depth_m)
+    assert (np.diff(nearness(depth_m)) < 0).all()
+
+
+def test_nearness_of_a_box_is_read_where_the_box_is() -> None:
+    grid = np.zeros((12, 16))
+    grid[:, 8:] = 1.0
+    boxes = np.array([[0.25, 0.5, 0.2, 0.3], [0.75, 0.5, 0.2, 0.3]])
+    np.testing.assert_array_equal(nearness_in_boxes(grid, boxes), [0.0, 1.0])
+
+
+def test_pool_grid_refuses_a_grid_that_does_not_divide() -> None:
+    assert pool_grid(np.ones((2, 60, 80)), (12, 16)).shape == (2, 12, 16)
+    with pytest.raises(ValueError, match="does not divide"):
+        pool_grid(np.ones((60, 80)), (13, 16))
+
+
+def test_tokens_carry_velocity_per_second_and_age() -> None:
+    builder = BoxTokenBuilder(max_boxes=2)
+    for tick in range(31):
+        tokens = builder.step([Box(7, 3, 0.2 + 0.01 * tick, 0.5, 0.1, 0.1)], fov_deg=90.0)
+        expected = 0.0 if tick == 0 else 0.3
+        assert tokens.fields_KF[0, FIELD["vx"]] == pytest.approx(expected, abs=1e-5)
+    assert tokens.fields_KF[0, FIELD["age"]] == pytest.approx(1.0)
+    assert tokens.mask_K.tolist() == [True, False]
+
+
+def test_the_largest_boxes_fill_the_slots() -> None:
+    boxes = [Box(i, i, 0.5, 0.5, 0.1 * i, 0.1) for i in (1, 3, 2)]
+    tokens = BoxTokenBuilder(max_boxes=2).step(boxes, fov_deg=90.0)
+    assert sorted(tokens.class_K.tolist()) == [2, 3]
+
+
+def test_jsonl_holds_the_newest_line_and_never_shows_the_future(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "g.jsonl", [box_line(0.0, 0.1), box_line(0.09, 0.6)])
+    features = list(given_features(path, CONFIG))
+    cx = [float(f.boxes_BTKF[0, 0, 0, 0]) for f in features]
+    assert cx == pytest.approx([0.15, 0.15, 0.15, 0.65])
+    assert all(bool(f.has_boxes_BT) and not bool(f.has_depth_BT) for f in features)
+
+
+def test_jsonl_depth_and_overlay(tmp_path: Path) -> None:
+    line = box_line(0.0, 0.1) | {"depth": np.full(CONFIG.depth.grid, 0.25).tolist()}
+    (given,) = given_features(write_lines(tmp_path / "g.jsonl", [line]), CONFIG)
+    blank = given.map(torch.zeros_like)
+    merged = overlay_given(blank, given)
+    assert float(merged.depth_BTHW.mean()) == 0.25
+    assert bool(merged.has_depth_BT) and bool(merged.has_boxes_BT)
+    assert not bool(merged.has_dino_BT)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (box_line(0.0, 0.1, **{"class": "dragon"}), "unknown class 'dragon'"),
+        (box_line(0.0, 1.5), "outside the picture"),
+        ({"boxes": []}, 'no number "t"'),
+        ({"t": 0.0, "depth": [[0.5]]}, "depth is"),
+    ],
+    ids=["class", "outside", "time", "depth"],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: dict, message: str) -> None:
+    path = write_lines(tmp_path / "g.jsonl", [line])
+    with pytest.raises(UserError, match=message) as error:
+        list(given_features(path, CONFIG))
+    assert "line 1" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_jsonl_that_goes_back_in_time_or_is_missing(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "g.jsonl", [box_line(1.0, 0.1), box_line(0.5, 0.1)])
+    with pytest.raises(UserError, match="goes back"):
+        list(given_features(path, CONFIG))
+    with pytest.raises(UserError, match="cannot read"):
+        list(given_features(tmp_path / "none.jsonl", CONFIG))
+
+
+def test_degraded_boxes_are_near_the_truth_and_repeatable() -> None:
+    truth = [[Box(1, 4, 0.5, 0.5, 0.2, 0.4)] for _ in range(600)]
+    first, again = (Degrader(CONFIG, np.random.default_rng(3))(truth) for _ in range(2))
+    assert first == again
+    seen = [box for boxes in first for box in boxes if box.track_id == 1]
+    assert 0.80 < len(seen) / 600 < 0.99
+    assert np.std([box.cx for box in seen]) < 0.03
+    assert all(box.score <= 1.0 and box.w > 0 for boxes in first for box in boxes)
+
+
+def test_degraded_nearness_stays_in_range_and_changes_slowly() -> None:
+    grid = np.full((60, 12, 16), 0.4, np.float32)
+    degraded = Degrader(CONFIG, np.random.default_rng(0)).nearness(grid)
+    assert degraded.min() > 0 and degraded.max() < 1
+    assert np.abs(np.diff(degraded, axis=0)).mean() < 0.05 < degraded.std()
