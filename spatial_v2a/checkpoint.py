@@ -40,7 +40,7 @@ def bundled_names() -> list[str]:
     folder = resources.files("spatial_v2a").joinpath("bundled")
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    return sorted(e.name for e in folder.iterdir() if e.joinpath(CONFIG_FILE).is_file())
 
 
 def find_checkpoint(path_or_id: str | Path) -> Path:

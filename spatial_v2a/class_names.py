@@ -1,4 +1,4 @@
-"""The sounding classes: what can be seen to make a sound; the order is the class index everywhere."""
+"""The sounding classes: what can be seen to make a sound; the order is the class index."""
 
 # Appending is safe; reordering or removing a name breaks every trained checkpoint.
 CLASS_NAMES: tuple[str, ...] = (

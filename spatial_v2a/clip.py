@@ -1,8 +1,9 @@
 """The clip format: one webdataset sample per clip, written by Stage and read by everything.
 
-Parts: frames.npz (JPEG bytes and offsets), depth.npz (the engine's depth buffer, uint8 [T, 60, 80]),
-audio.flac (48 kHz stereo, exactly T * 1600 samples), stemN.flac (optional, one source alone),
-json (metadata). Legend: T ticks, H W depth rows and columns, L samples, C channels.
+Parts: frames.npz (JPEG bytes and offsets), depth.npz (the engine's depth buffer, uint8
+[T, 60, 80]), audio.flac (48 kHz stereo, exactly T * 1600 samples), stemN.flac (optional, one
+source alone), json (metadata).
+Legend: T ticks, H W depth rows and columns, L samples, C channels.
 """
 
 import io

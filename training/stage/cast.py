@@ -77,6 +77,7 @@ def _actor(class_name: str) -> str:
         red, green, blue = look.tint
         tint = f'  Translation "0:255=%[0,0,0]:[{red},{green},{blue}]"\n'
     wander = "".join(f * 2 for f in look.frames)
+    volume = f"{source_volume(class_name):.4f}"
     return f"""ACTOR {actor_name(class_name)}
 {{
   Radius 18
@@ -90,7 +91,7 @@ def _actor(class_name: str) -> str:
   {{
   Spawn:
     TNT1 A 0
-    {look.sprite} A 0 A_PlaySound("stage/{class_name}", CHAN_BODY, {source_volume(class_name):.4f}, true, ATTN_NORM)
+    {look.sprite} A 0 A_PlaySound("stage/{class_name}", CHAN_BODY, {volume}, true, ATTN_NORM)
   Walk:
     {look.sprite} {look.frames} 5 Bright
     Loop

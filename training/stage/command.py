@@ -66,9 +66,7 @@ def record(
     """Record Stage clips into webdataset shards; run the same command again to resume."""
     if workers < 1:
         raise UserError(f"--workers {workers} must be at least 1")
-    settings = _settings(
-        hours, seed, scenario or ["all"], maps, clip_seconds, sources, stems_share
-    )
+    settings = _settings(hours, seed, scenario or ["all"], maps, clip_seconds, sources, stems_share)
     clip_s = settings.ticks_per_clip / TIMING.tick_hz
     console = Console(stderr=True)
     columns = (TextColumn("recording"), BarColumn(), TextColumn("{task.completed}/{task.total}"))

@@ -197,5 +197,3 @@ def _configured_game(
     )
     game.set_available_game_variables(_VARIABLES)
     return game
-
-

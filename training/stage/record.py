@@ -143,9 +143,7 @@ def _stems(studio: Studio, plan: ClipPlan, attempt: int, take: Take) -> dict[str
         alone = studio.play(plan, attempt, sounding=class_name, with_picture=False)
         if alone is None or alone.trace != take.trace:
             raise RuntimeError(f"clip {plan.key}: the replay for a stem left the recorded path")
-        stems[f"stem{source_id}.flac"] = to_output_rate(
-            np.concatenate(alone.audio), plan.num_ticks
-        )
+        stems[f"stem{source_id}.flac"] = to_output_rate(np.concatenate(alone.audio), plan.num_ticks)
     return stems
 
 
@@ -254,5 +252,3 @@ def record(
                 pool.shutdown(wait=True, cancel_futures=True)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
