@@ -98,6 +98,24 @@ def _generator(
         report(figures, out)
 
 
+def _register_commands() -> None:
+    from spatial_v2a.training.classifier_command import classifier
+    from spatial_v2a.training.extract_command import extract_features
+    from spatial_v2a.training.perception_command import perception
+    from spatial_v2a.training.stage.command import record
+
+    for name, function in {
+        "record": record,
+        "perception": perception,
+        "extract": extract_features,
+        "classifier": classifier,
+    }.items():
+        app.command(name)(function)
+
+
+_register_commands()
+
+
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
