@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,7 +40,8 @@ class Recipe:
 
     build: Callable[[], nn.Module]
     make_loss: Callable[[nn.Module], Callable[[nn.Module, Any], dict[str, torch.Tensor]]]
-    batches: Callable[[FramePool, np.random.Generator], Iterator[Any]]
+    batches: Callable[..., Iterator[Any]]
+    batch_size: int
     score: Callable[[nn.Module, list[LabelledFrame]], dict[str, Any]]
     encoder: Callable[[nn.Module], nn.Module]
     settings: LoopSettings
@@ -51,9 +53,8 @@ def recipe(part: Part, config: PerceptionConfig) -> Recipe:
         return Recipe(
             build=lambda: perception_detector.build_trainable(config.detector),
             make_loss=perception_detector.DetectorLoss,
-            batches=lambda pool, random: perception_detector.detector_batches(
-                pool, config.detector, random=random
-            ),
+            batches=partial(perception_detector.detector_batches, settings=config.detector),
+            batch_size=perception_detector.BATCH_SIZE,
             score=lambda m, frames: perception_detector.score_detector(config.detector, m, frames),
             encoder=lambda model: model,
             settings=perception_detector.SETTINGS,
@@ -62,9 +63,8 @@ def recipe(part: Part, config: PerceptionConfig) -> Recipe:
         return Recipe(
             build=lambda: perception_depth.build_trainable(config.depth),
             make_loss=lambda model: perception_depth.depth_loss,
-            batches=lambda pool, random: perception_depth.depth_batches(
-                pool, config.depth, random=random
-            ),
+            batches=partial(perception_depth.depth_batches, settings=config.depth),
+            batch_size=perception_depth.BATCH_SIZE,
             score=lambda m, frames: perception_depth.score_depth(config.depth, m, frames),
             encoder=lambda model: model,
             settings=perception_depth.SETTINGS,
@@ -72,7 +72,8 @@ def recipe(part: Part, config: PerceptionConfig) -> Recipe:
     return Recipe(
         build=lambda: perception_dino.PatchProbe(config.dino),
         make_loss=lambda model: perception_dino.dino_loss,
-        batches=lambda pool, random: perception_dino.dino_batches(pool, config.dino, random=random),
+        batches=partial(perception_dino.dino_batches, settings=config.dino),
+        batch_size=perception_dino.BATCH_SIZE,
         score=lambda m, frames: perception_dino.score_dino(config.dino, m, frames),
         encoder=lambda model: model.encoder,
         settings=perception_dino.SETTINGS,
@@ -112,6 +113,7 @@ def train_part(
     out: Path,
     budget: Budget,
     seed: int,
+    batch_size: int | None = None,
 ) -> None:
     """Trains one encoder, scores it and adds it to the checkpoint of the run folder."""
     plan = recipe(part, config)
@@ -126,7 +128,8 @@ def train_part(
     )
     random = np.random.default_rng([seed, loop.step])
     log.info("%s: %d parameters", part, sum(p.numel() for p in model.parameters()))
-    loop.run(plan.batches(pool, random), budget=budget)
+    size = batch_size or plan.batch_size
+    loop.run(plan.batches(pool, random=random, batch_size=size), budget=budget)
     metrics: dict[str, Any] = {
         "steps": loop.step,
         "minutes": round(loop.elapsed_s / 60, 2),

@@ -57,16 +57,20 @@ def depth_batch(frames: list[LabelledFrame], settings: DepthSettings) -> DepthBa
 
 
 def depth_batches(
-    pool: FramePool, settings: DepthSettings, *, random: np.random.Generator
+    pool: FramePool,
+    settings: DepthSettings,
+    *,
+    random: np.random.Generator,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[DepthBatch]:
     """Endless batches, mirrored half the time, with changes of brightness."""
     while True:
         pool.refresh_if_due()
-        picks = random.integers(len(pool.frames), size=BATCH_SIZE)
+        picks = random.integers(len(pool.frames), size=batch_size)
         batch = depth_batch([pool.frames[i] for i in picks], settings)
-        is_flipped_B = torch.from_numpy(random.random(BATCH_SIZE) < 0.5)
-        gain_B = torch.from_numpy(random.uniform(0.8, 1.25, BATCH_SIZE).astype(np.float32))
-        shift_B = torch.from_numpy(random.uniform(-0.3, 0.3, BATCH_SIZE).astype(np.float32))
+        is_flipped_B = torch.from_numpy(random.random(batch_size) < 0.5)
+        gain_B = torch.from_numpy(random.uniform(0.8, 1.25, batch_size).astype(np.float32))
+        shift_B = torch.from_numpy(random.uniform(-0.3, 0.3, batch_size).astype(np.float32))
         x_BCHW = batch.x_BCHW * gain_B.view(-1, 1, 1, 1) + shift_B.view(-1, 1, 1, 1)
         yield DepthBatch(
             torch.where(is_flipped_B.view(-1, 1, 1, 1), x_BCHW.flip(3), x_BCHW),

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from torchvision.ops import box_iou
 
 from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.conditioning.boxes import YoloDetector, build_yolo11, import_ultralytics
+from spatial_v2a.conditioning.boxes import (
+    Detections,
+    YoloDetector,
+    build_yolo11,
+    import_ultralytics,
+)
 from spatial_v2a.perception_config import DetectorSettings
 from spatial_v2a.training.perception_data import FramePool, LabelledFrame, crop
 from spatial_v2a.training.perception_loop import LoopSettings
@@ -43,7 +48,7 @@ def build_trainable(settings: DetectorSettings) -> nn.Module:
     model.args = LOSS_GAINS
     # The published initial bias expects 640 x 640 pictures; ours hold fewer anchors.
     for level, head in enumerate(model.model[-1].cv3):
-        anchors = settings.image_height * settings.image_width / model.stride[level] ** 2
+        anchors = settings.image_height * settings.image_width / float(model.stride[level]) ** 2
         nn.init.constant_(head[-1].bias, float(np.log(1.0 / len(CLASS_NAMES) / anchors)))
     model.requires_grad_(True)
     return model.to(memory_format=torch.channels_last)
@@ -69,7 +74,11 @@ class DetectorLoss:
 
 
 def detector_batches(
-    pool: FramePool, settings: DetectorSettings, *, random: np.random.Generator
+    pool: FramePool,
+    settings: DetectorSettings,
+    *,
+    random: np.random.Generator,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[DetectorBatch]:
     """Endless augmented batches; new shards are taken in about once a minute."""
     weights = pool.weights()
@@ -77,12 +86,12 @@ def detector_batches(
         if pool.refresh_if_due():
             weights = pool.weights()
         images, boxes = [], []
-        for _ in range(BATCH_SIZE):
+        for _ in range(batch_size):
             image, found_K5 = augmented(pool.frames, weights, settings, random=random)
             images.append(image)
             boxes.append(found_K5)
         x_BHWC = torch.from_numpy(np.stack(images))
-        index_K = np.repeat(np.arange(BATCH_SIZE), [len(b) for b in boxes]).astype(np.float32)
+        index_K = np.repeat(np.arange(batch_size), [len(b) for b in boxes]).astype(np.float32)
         yield DetectorBatch(
             x_BHWC.permute(0, 3, 1, 2).float().div_(255.0),
             torch.from_numpy(index_K),
@@ -166,13 +175,20 @@ def score_detector(
     """
     permissive = settings.model_copy(update={"score_threshold": 0.01})
     detector = YoloDetector(permissive, model, num_classes=len(CLASS_NAMES))
+    found = [detector.detect(torch.from_numpy(frame.image_HWC[None]))[0] for frame in frames]
+    return score_detections(found, frames)
+
+
+def score_detections(found: list[Detections], frames: list[LabelledFrame]) -> dict[str, Any]:
+    """The scores of `score_detector` for given detections, one entry per frame."""
     hits, scores, labels, truths = [], [], [], []
-    for frame in frames:
-        found = detector.detect(torch.from_numpy(frame.image_HWC[None]))[0]
+    for detections, frame in zip(found, frames, strict=True):
         truth_K4 = _corners(frame.boxes_K5)
-        hits.append(_matches(found.corners_K4, found.class_K, truth_K4, frame.boxes_K5[:, 0]))
-        scores.append(found.score_K)
-        labels.append(found.class_K)
+        hits.append(
+            _matches(detections.corners_K4, detections.class_K, truth_K4, frame.boxes_K5[:, 0])
+        )
+        scores.append(detections.score_K)
+        labels.append(detections.class_K)
         truths.append(frame.boxes_K5[:, 0])
     metrics: Any = import_ultralytics("ultralytics.utils.metrics")
     columns = [np.concatenate(x) for x in (hits, scores, labels, truths)]

@@ -86,7 +86,11 @@ def dino_batch(frames: list[LabelledFrame], settings: DinoSettings) -> DinoBatch
 
 
 def dino_batches(
-    pool: FramePool, settings: DinoSettings, *, random: np.random.Generator
+    pool: FramePool,
+    settings: DinoSettings,
+    *,
+    random: np.random.Generator,
+    batch_size: int = BATCH_SIZE,
 ) -> Iterator[DinoBatch]:
     """Endless batches, mirrored half the time, with changes of brightness."""
     columns = settings.grid[1]
@@ -94,10 +98,10 @@ def dino_batches(
     while True:
         if pool.refresh_if_due():
             weights = pool.weights()
-        picks = random.choice(len(pool.frames), size=BATCH_SIZE, p=weights)
+        picks = random.choice(len(pool.frames), size=batch_size, p=weights)
         batch = dino_batch([pool.frames[i] for i in picks], settings)
-        is_flipped_B = torch.from_numpy(random.random(BATCH_SIZE) < 0.5)
-        gain_B = torch.from_numpy(random.uniform(0.8, 1.25, BATCH_SIZE).astype(np.float32))
+        is_flipped_B = torch.from_numpy(random.random(batch_size) < 0.5)
+        gain_B = torch.from_numpy(random.uniform(0.8, 1.25, batch_size).astype(np.float32))
         x_BCHW = batch.x_BCHW * gain_B.view(-1, 1, 1, 1)
         target_BYXK = batch.target_BNK.unflatten(1, (-1, columns))
         near_BYX = batch.near_BN.unflatten(1, (-1, columns))

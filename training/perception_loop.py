@@ -110,9 +110,9 @@ class PerceptionLoop:
                 log.info("step %d (%.1f %%, %.2f/s) %s", self.step, 100 * progress, speed, text)
                 means = {}
             if time.monotonic() - saved_s > SAVE_EVERY_S:
-                self._save()
+                self.save()
                 saved_s = time.monotonic()
-        self._save()
+        self.save()
         self.model.eval()
 
     def _train_step(self, batch: object, progress: float) -> dict[str, Tensor]:
@@ -134,7 +134,8 @@ class PerceptionLoop:
                     mean.copy_(value)
         return losses
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Writes the resumable state, whole or not at all."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"ema.{k}": v for k, v in self.ema.state_dict().items()}
         for index, state in self.optimizer.state_dict()["state"].items():

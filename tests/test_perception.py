@@ -1,0 +1,237 @@
+"""Frozen perception: the published architectures at tiny size, step by step equals at once."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spatial_v2a.conditioning.boxes import (
+    Detections,
+    YoloDetector,
+    build_yolo11,
+    import_ultralytics,
+    letterbox,
+    select_boxes,
+)
+from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.depth import (
+    DepthEncoder,
+    build_depth,
+    load_depth,
+    nearness_of_prediction,
+)
+from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
+from spatial_v2a.conditioning.store import FeatureStore
+from spatial_v2a.conditioning.tracking import BoxTracker
+from spatial_v2a.conditioning.weights import WEIGHTS_NAME, write_weights
+from spatial_v2a.config import load_config
+from spatial_v2a.errors import UserError
+from spatial_v2a.perception_config import PerceptionConfig
+
+
+@pytest.fixture(scope="module")
+def config() -> PerceptionConfig:
+    """The tiny preset with thresholds at which random weights do report boxes."""
+    tiny = load_config("tiny").perception
+    sensitive = {"score_threshold": 0.0, "new_track_score": 0.0}
+    detector = tiny.detector.model_copy(update=sensitive)
+    return tiny.model_copy(update={"detector": detector})
+
+
+@pytest.fixture(scope="module")
+def folder(config: PerceptionConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder with random weights of all three encoders."""
+    path = tmp_path_factory.mktemp("checkpoint")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        write_weights(path, "dino", build_dino(config.dino))
+        write_weights(path, "depth", build_depth(config.depth))
+        model = build_yolo11(config.detector, num_classes=config.num_classes)
+        write_weights(path, "detector", model)
+    return path
+
+
+@pytest.fixture(scope="module")
+def perception(folder: Path, config: PerceptionConfig) -> Perception:
+    return Perception.from_checkpoint(folder, config)
+
+
+@pytest.fixture
+def frames_THWC() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)
+
+
+def test_steps_give_what_a_whole_clip_gives(
+    perception: Perception, frames_THWC: np.ndarray
+) -> None:
+    whole = perception.extract(frames_THWC, fov_deg=90.0)
+    perception.init_state(1)
+    steps = [perception.step(frame[None], fov_deg=90.0) for frame in frames_THWC]
+    assert bool(whole.has_dino_BT.all() and whole.has_depth_BT.all() and whole.has_boxes_BT.all())
+    assert bool(whole.box_mask_BTK.any())
+    for name, value in vars(whole).items():
+        stepped = torch.cat([getattr(step, name) for step in steps], dim=1)
+        torch.testing.assert_close(stepped, value, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_streams_do_not_meet_and_reset_forgets_one(
+    perception: Perception, frames_THWC: np.ndarray
+) -> None:
+    perception.init_state(2)
+    pairs = np.stack([frames_THWC, frames_THWC[::-1]], axis=1)
+    for pair in pairs:
+        both = perception.step(pair, fov_deg=90.0)
+    alone = perception.extract(frames_THWC[::-1], fov_deg=90.0)
+    torch.testing.assert_close(both.boxes_BTKF[1, 0], alone.boxes_BTKF[0, -1], atol=1e-4, rtol=0)
+    perception.reset(torch.tensor([True, False]))
+    again = perception.step(pairs[0], fov_deg=90.0)
+    fresh = perception.extract(frames_THWC[:1], fov_deg=90.0)
+    torch.testing.assert_close(again.boxes_BTKF[0, 0], fresh.boxes_BTKF[0, 0], atol=1e-4, rtol=0)
+    assert float(again.boxes_BTKF[1, ..., -1].max()) > 0
+
+
+def test_frozen_encoders_cannot_be_trained(perception: Perception) -> None:
+    for encoder in (perception.dino, perception.depth, perception.detector):
+        encoder.train()
+        assert not encoder.training and not any(m.training for m in encoder.model.modules())
+        assert not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_published_layouts_load_through_transformers(
+    config: PerceptionConfig, tmp_path: Path
+) -> None:
+    """from_pretrained of the real classes, on folders saved at tiny size."""
+    build_dino(config.dino).save_pretrained(tmp_path / "dino")
+    build_depth(config.depth).save_pretrained(tmp_path / "depth")
+    frame_BHWC = torch.zeros(1, 48, 64, 3, dtype=torch.uint8)
+    dino = config.dino.model_copy(update={"source": str(tmp_path / "dino")})
+    depth = config.depth.model_copy(update={"source": str(tmp_path / "depth")})
+    patches = DinoEncoder(dino, load_dino(dino)).encode(frame_BHWC)
+    assert patches.shape == (1, config.shapes.num_patches, config.shapes.dino_dim)
+    grid = DepthEncoder(depth, load_depth(depth)).encode(frame_BHWC)
+    assert grid.shape == (1, *config.shapes.depth_grid)
+    assert 0 <= float(grid.min()) and float(grid.max()) <= 1
+    with pytest.raises(UserError, match="hidden_size"):
+        load_dino(dino.model_copy(update={"hidden_size": 20}))
+
+
+def test_missing_corrupt_and_misfit_weights_are_user_errors(
+    folder: Path, config: PerceptionConfig, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"has no {WEIGHTS_NAME}"):
+        Perception.from_checkpoint(tmp_path, config)
+    (tmp_path / WEIGHTS_NAME).write_bytes(b"not a checkpoint")
+    with pytest.raises(UserError, match="corrupt"):
+        Perception.from_checkpoint(tmp_path, config)
+    wider = config.model_copy(update={"dino": replace_hidden(config, 32)})
+    with pytest.raises(UserError, match="do not fit"):
+        Perception.from_checkpoint(folder, wider)
+
+
+def replace_hidden(config: PerceptionConfig, width: int):
+    return config.dino.model_copy(update={"hidden_size": width})
+
+
+def test_wrong_detector_sources_and_vocabularies(config: PerceptionConfig, tmp_path: Path) -> None:
+    source = config.detector.model_copy(update={"source": str(tmp_path / "none.pt")})
+    with pytest.raises(UserError, match="no file"):
+        Perception.from_checkpoint(
+            tmp_path, config.model_copy(update={"detector": source}), streams=["boxes"]
+        )
+    model = build_yolo11(config.detector, num_classes=3)
+    with pytest.raises(UserError, match="knows 3 classes"):
+        YoloDetector(config.detector, model, num_classes=config.num_classes)
+
+
+def test_relative_depth_does_not_depend_on_scale() -> None:
+    inverse = torch.rand(2, 4, 4, generator=torch.Generator().manual_seed(0))
+    near = nearness_of_prediction(inverse, is_metric=False)
+    torch.testing.assert_close(near, nearness_of_prediction(7 * inverse, is_metric=False))
+    assert 0 <= float(near.min()) and float(near.max()) < 1
+
+
+def test_letterbox_is_undone_in_the_boxes() -> None:
+    """A box drawn in the middle of a wide picture comes back at its place."""
+    settings = PerceptionConfig().detector
+    assert letterbox(torch.zeros(1, 90, 160, 3, dtype=torch.uint8), 192, 256).shape[-2:] == (
+        192,
+        256,
+    )
+    y_BCN = torch.zeros(1, 24, 1)
+    # 16:9 fills 256 x 144 of 256 x 192: 24 rows of padding above and below.
+    y_BCN[0, :4, 0] = torch.tensor([64.0, 24 + 72.0, 32.0, 36.0])
+    y_BCN[0, 9, 0] = 0.9
+    (found,) = select_boxes(y_BCN, settings, aspect=16 / 9)
+    np.testing.assert_allclose(found.corners_K4, [[0.1875, 0.375, 0.3125, 0.625]], atol=1e-6)
+    assert found.class_K.tolist() == [5]
+
+
+def detections(*rows: tuple[float, float, float, int]) -> Detections:
+    """Boxes of size 0.1 from (cx, cy, score, class)."""
+    corners = [(cx - 0.05, cy - 0.05, cx + 0.05, cy + 0.05) for cx, cy, _, _ in rows]
+    return Detections(
+        np.array(corners, np.float32).reshape(-1, 4),
+        np.array([score for _, _, score, _ in rows], np.float32),
+        np.array([label for *_, label in rows], np.int64),
+    )
+
+
+def test_a_new_object_shows_in_its_first_tick_and_keeps_its_id() -> None:
+    tracker = BoxTracker(new_track_score=0.3)
+    ids = [tracker.step(detections((0.2 + 0.05 * t, 0.5, 0.9, 2)))[0].track_id for t in range(10)]
+    assert ids == [1] * 10
+    both = tracker.step(detections((0.7, 0.5, 0.9, 2), (0.1, 0.2, 0.8, 3)))
+    assert {box.track_id: box.class_index for box in both} == {1: 2, 2: 3}
+
+
+def test_weak_boxes_extend_tracks_but_begin_none_and_gaps_are_bridged() -> None:
+    tracker = BoxTracker(new_track_score=0.3)
+    assert tracker.step(detections((0.5, 0.5, 0.2, 1))) == []
+    for t in range(4):
+        tracker.step(detections((0.5 + 0.01 * t, 0.5, 0.9, 1)))
+    (weak,) = tracker.step(detections((0.54, 0.5, 0.15, 1)))
+    assert weak.track_id == 1
+    gap = [tracker.step(detections()) for _ in range(5)]
+    assert [len(boxes) for boxes in gap] == [1, 1, 1, 0, 0]
+    assert gap[2][0].score < gap[0][0].score < weak.score
+    (back,) = tracker.step(detections((0.60, 0.5, 0.9, 1)))
+    assert back.track_id == 1
+
+
+def test_a_single_wrong_class_does_not_change_a_track() -> None:
+    tracker = BoxTracker(new_track_score=0.3)
+    labels = [4, 4, 4, 7, 4]
+    boxes = [tracker.step(detections((0.5, 0.5, 0.9, label)))[0] for label in labels]
+    assert [box.class_index for box in boxes] == [4] * 5
+
+
+def test_importing_ultralytics_leaves_the_environment_alone() -> None:
+    before = dict(os.environ)
+    import_ultralytics("ultralytics.utils")
+    assert dict(os.environ) == before
+
+
+def test_store_keeps_features_and_refuses_other_encoders(
+    perception: Perception,
+    config: PerceptionConfig,
+    frames_THWC: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    store = FeatureStore(tmp_path)
+    store.claim(perception)
+    features = perception.extract(frames_THWC, fov_deg=90.0)
+    store.save("walkers-1", features)
+    assert store.has("walkers-1") and not store.has("walkers-2")
+    loaded = store.load("walkers-1")
+    for name, value in vars(features).items():
+        torch.testing.assert_close(getattr(loaded, name), value, atol=2e-2, rtol=2e-3, msg=name)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        other = DinoEncoder(config.dino, build_dino(config.dino))
+    swapped = Perception(config, dino=other, depth=perception.depth, detector=perception.detector)
+    with pytest.raises(UserError, match="other encoders"):
+        store.claim(swapped)
+    with pytest.raises(UserError, match="lacks clip"):
+        store.load("walkers-2")
