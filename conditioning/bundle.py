@@ -135,7 +135,8 @@ class Perception:
             frames_BHWC: uint8 RGB pictures [B, H, W, 3].
             fov_deg: horizontal field of view in degrees; None takes the configured one.
         """
-        frames_BHWC = torch.as_tensor(frames_BHWC)
+        if isinstance(frames_BHWC, np.ndarray):
+            frames_BHWC = torch.from_numpy(frames_BHWC.copy())
         if len(frames_BHWC) != len(self._streams):
             raise ValueError(
                 f"{len(frames_BHWC)} pictures for {len(self._streams)} streams; call init_state"

@@ -81,7 +81,7 @@ class DetectorSettings(StrictConfig):
     num_distance_bins: int = 8
     score_threshold: float = 0.1
     new_track_score: float = 0.3
-    nms_iou: float = 0.6
+    nms_iou: float = 0.5
 
 
 class PerceptionConfig(StrictConfig):
