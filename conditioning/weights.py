@@ -31,6 +31,7 @@ def write_weights(folder: Path, prefix: str, model: nn.Module) -> Path:
         tensors[f"{prefix}.{name}"] = value.contiguous().clone()
     partial = path.with_suffix(".partial")
     save_file(tensors, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)
     os.replace(partial, path)
     return path
 
