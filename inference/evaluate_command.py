@@ -36,7 +36,8 @@ def evaluate(
     mirror: Annotated[bool, typer.Option(help="Also run the mirror test.")] = True,
     seed: Annotated[int, typer.Option(help="Seed of the sound and of the bootstrap.")] = 0,
     nfe: Annotated[int | None, typer.Option(min=1, help="Denoiser calls per tick.")] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, ...")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes that make sounds at once.")] = 1,
     classifier: Annotated[
         Path | None, typer.Option(help="Sound classifier folder; the bundled one if absent.")
     ] = None,
@@ -60,13 +61,16 @@ def evaluate(
             device=device,
         )
         return
+    from spatial_v2a.inference.engine import EngineSettings
     from spatial_v2a.inference.evaluation.clips import choose_clips
-    from spatial_v2a.inference.evaluation.generate import Plan, load_system
+    from spatial_v2a.inference.evaluation.generate import load_system
+    from spatial_v2a.inference.evaluation.sounds import Plan
     from spatial_v2a.inference.evaluation.suite import Suite
 
     chosen = choose_clips(data, num_clips=clips, scenario=scenario)
     name = checkpoint or (None if audio else "stage")
-    system = load_system(name, seed=seed, nfe=nfe, device=device) if name else None
+    settings = EngineSettings(seed=seed, nfe=nfe)
+    system = load_system(name, settings=settings, device=device) if name else None
     out.mkdir(parents=True, exist_ok=True)
     suite = Suite(
         chosen=chosen,
@@ -76,6 +80,7 @@ def evaluate(
         plan=Plan(given=given, mirror=mirror),
         classifier=_load_classifier(classifier),
         seed=seed,
+        num_jobs=jobs,
         progress=lambda line: print(line, flush=True),
     )
     description = {
@@ -138,12 +143,13 @@ def _long_run(
     device: str,
 ) -> None:
     from spatial_v2a.conditioning.video import open_video
+    from spatial_v2a.inference.engine import EngineSettings
     from spatial_v2a.inference.evaluation.generate import load_system
     from spatial_v2a.inference.evaluation.longrun import long_run
     from spatial_v2a.inference.evaluation.report import write_text
 
     source = open_video(video)
-    system = load_system(checkpoint, seed=seed, nfe=nfe, device=device)
+    system = load_system(checkpoint, settings=EngineSettings(seed=seed, nfe=nfe), device=device)
     out.mkdir(parents=True, exist_ok=True)
     result = long_run(
         system,

@@ -1,14 +1,16 @@
 """The whole report of a tiny checkpoint, its resume, and the long run's figures."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from spatial_v2a import Config
+from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.evaluate_command import evaluate
 from spatial_v2a.inference.evaluation import longrun
-from spatial_v2a.inference.evaluation.generate import load_system
+from spatial_v2a.inference.evaluation.generate import detect, dub_together, load_system
 from spatial_v2a.timing import TIMING
 from tests import evaluation_clips as fake
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -87,10 +89,22 @@ def test_looped_frames_end_on_time():
 def test_long_run_reports_each_minute(checkpoint, monkeypatch):
     """Minutes of four ticks: the run is the same, only shorter."""
     monkeypatch.setattr(longrun, "MINUTE_TICKS", 4)
-    system = load_system(str(checkpoint), seed=0, nfe=1, device="cpu")
+    system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
     frames = [np.full((240, 320, 3), value, np.uint8) for value in (40, 90)]
     result = longrun.long_run(
         system, lambda: frames, minutes=3, fov_deg=90.0, progress=lambda line: None
     )
     assert len(result.memory_mb_by_minute) == 3
     assert result.level_db_second > -120 and np.isfinite(result.level_db)
+
+
+def test_a_clip_does_not_hear_its_neighbours(checkpoint):
+    """Clips of different length in one engine: each is the sound of its own `seed + slot` run."""
+    clips = [fake.make_clip("a", fake.path_deg(6, seed=1)), fake.make_clip("b", np.zeros(4))]
+    system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
+    features = [detect(system, clip) for clip in clips]
+    together = dub_together(system, features)
+    assert [len(sound_LC) // TIMING.samples_per_tick for sound_LC in together] == [6, 4]
+    for slot, ticks in enumerate(features):
+        alone = replace(system, settings=EngineSettings(nfe=1, seed=slot))
+        np.testing.assert_allclose(together[slot], dub_together(alone, [ticks])[0], atol=1e-4)

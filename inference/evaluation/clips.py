@@ -23,7 +23,7 @@ class Chosen:
 
     Attributes:
         paths: shards to read.
-        scored: keys whose position is scored, in order.
+        scored: keys whose position is scored, in the order of the shards.
         silent: keys of clips in which nothing sounds, for the silence check.
         known: every key in the shards.
     """
@@ -118,7 +118,9 @@ def _metadata(paths: list[Path]) -> Iterator[dict[str, Any]]:
 
 
 def _spread(keys: list[str], count: int | None) -> list[str]:
-    keys = sorted(keys)
+    """`count` keys spread evenly over the sorted ones, in their first order."""
     if count is None or count >= len(keys):
         return keys
-    return [keys[i] for i in np.linspace(0, len(keys) - 1, count).round().astype(int)]
+    ordered = sorted(keys)
+    picks = {ordered[i] for i in np.linspace(0, len(keys) - 1, count).round().astype(int)}
+    return [key for key in keys if key in picks]

@@ -12,19 +12,18 @@ from spatial_v2a.clip import Clip
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.evaluation import rows
 from spatial_v2a.inference.evaluation.clips import Chosen, given_box_azimuth_deg, read_clips
-from spatial_v2a.inference.evaluation.generate import (
-    Plan,
-    System,
-    clip_stamp,
-    detect,
-    dub,
-    generate_clip,
-)
+from spatial_v2a.inference.evaluation.generate import System
 from spatial_v2a.inference.evaluation.metrics import level_dbfs
 from spatial_v2a.inference.evaluation.plots import plot_clip
 from spatial_v2a.inference.evaluation.report import write_report
 from spatial_v2a.inference.evaluation.rows import Record, Row
 from spatial_v2a.inference.evaluation.scoring import RowScore, mirror_figures, score_row, skill
+from spatial_v2a.inference.evaluation.sounds import (
+    GROUP_CLIPS,
+    Plan,
+    clip_stamp,
+    generate_all,
+)
 from spatial_v2a.inference.evaluation.store import (
     SoundStore,
     clip_digest,
@@ -56,6 +55,7 @@ class Suite:
         plan: variants of the model to run.
         classifier: names the class of a sound, None to leave that column empty.
         seed: of the bootstrap, the random pans and the shuffle.
+        num_jobs: processes that make sounds at once.
         progress: receives one line per step.
     """
 
@@ -66,6 +66,7 @@ class Suite:
     plan: Plan
     classifier: SoundClassifier | None
     seed: int
+    num_jobs: int
     progress: Progress
     store: SoundStore = field(init=False)
 
@@ -98,31 +99,32 @@ class Suite:
         return write_report(self.out, scores=scores, skills=skills, checks=checks, run=run)
 
     def _make_sounds(self) -> list[Record]:
+        if self.system is not None:
+            generate_all(
+                self.system,
+                self.chosen,
+                self.store,
+                plan=self.plan,
+                num_jobs=self.num_jobs,
+                progress=self.progress,
+            )
         records = []
-        total = len(self.chosen.scored)
         for number, clip in enumerate(read_clips(self.chosen, self.chosen.scored)):
-            spent_s = self._make_clip(clip)
+            key, audio_LC = clip.meta["key"], clip.audio_LC()
+            stamp = stamp_of(clip_digest(clip))
+            if self.store.notes(rows.GROUND_TRUTH, key, stamp=stamp) is None:
+                self.store.save(rows.GROUND_TRUTH, key, audio_LC, stamp=stamp, notes={})
+            if self.rival is not None:
+                rival_LC = read_rival_wav(self.rival / f"{key}.wav", num_samples=len(audio_LC))
+                self.store.save(RIVAL, key, rival_LC, stamp=stamp, notes={})
             records.append(self._record(clip, number))
-            self.progress(f"clip {number + 1}/{total} {clip.meta['key']} {spent_s:.1f} s")
         return records
-
-    def _make_clip(self, clip: Clip) -> float:
-        key, audio_LC = clip.meta["key"], clip.audio_LC()
-        stamp = stamp_of(clip_digest(clip))
-        if self.store.notes(rows.GROUND_TRUTH, key, stamp=stamp) is None:
-            self.store.save(rows.GROUND_TRUTH, key, audio_LC, stamp=stamp, notes={})
-        if self.rival is not None:
-            rival_LC = read_rival_wav(self.rival / f"{key}.wav", num_samples=len(audio_LC))
-            self.store.save(RIVAL, key, rival_LC, stamp=stamp, notes={})
-        if self.system is None:
-            return 0.0
-        return generate_clip(self.system, clip, self.store, plan=self.plan)
 
     def _record(self, clip: Clip, number: int) -> Record:
         truth = clip_truth(clip.meta)
         panner_T = given_box_azimuth_deg(clip.meta)
         if self.system is not None:
-            stamp = clip_stamp(self.system, clip)
+            stamp = clip_stamp(self.system, clip, slot=number % GROUP_CLIPS)
             notes = self.store.notes(rows.MODEL, truth.key, stamp=stamp)
             panner_T = np.array(notes["largest_box_azimuth_deg"], dtype=np.float64)
         return Record(truth, window_truth(truth, clip.audio_LC()), panner_T, number)
@@ -161,15 +163,10 @@ class Suite:
 
     def _silent_levels(self) -> dict[str, float]:
         """Level of the model's sound for each clip in which nothing sounds."""
-        levels = {}
-        for clip in read_clips(self.chosen, self.chosen.silent):
-            key, stamp = clip.meta["key"], clip_stamp(self.system, clip)
-            if self.store.notes(rows.MODEL, key, stamp=stamp) is None:
-                audio_LC = dub(self.system, detect(self.system, clip))
-                self.store.save(rows.MODEL, key, audio_LC, stamp=stamp, notes={})
-            levels[key] = round(level_dbfs(self.store.load(rows.MODEL, key)), 2)
-            self.progress(f"silent clip {key}: {levels[key]} dBFS")
-        return levels
+        return {
+            key: round(level_dbfs(self.store.load(rows.MODEL, key)), 2)
+            for key in self.chosen.silent
+        }
 
     def _plot(self, records: list[Record], by_name: dict[str, RowScore]) -> None:
         folder = self.out / "plots"

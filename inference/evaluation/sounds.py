@@ -1,0 +1,159 @@
+"""Makes every missing sound of a report: groups of clips, several processes if wanted."""
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from spatial_v2a.clip import Clip
+from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.evaluation import rows
+from spatial_v2a.inference.evaluation.clips import Chosen, read_clips
+from spatial_v2a.inference.evaluation.generate import (
+    System,
+    codec_round_trip,
+    detect,
+    dub_together,
+    give_geometry,
+    largest_box_azimuth_deg,
+    load_system,
+)
+from spatial_v2a.inference.evaluation.store import SoundStore, clip_digest, stamp_of
+
+# Clips that share an engine; a clip's slot is its place in its group, and moves its seed.
+GROUP_CLIPS = 8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which variants of the model to run.
+
+    Attributes:
+        given, mirror: also with the engine's geometry; also on the flipped frames.
+        only_model: nothing but the model itself (for clips in which nothing sounds).
+    """
+
+    given: bool
+    mirror: bool
+    only_model: bool = False
+
+    @property
+    def row_names(self) -> list[str]:
+        """Rows the model makes, in order."""
+        if self.only_model:
+            return [rows.MODEL]
+        optional = [(rows.GIVEN, self.given), (rows.MIRRORED, self.mirror)]
+        return [rows.MODEL, rows.WITHOUT, *(name for name, wanted in optional if wanted)]
+
+
+def clip_stamp(system: System, clip: Clip, *, slot: int) -> str:
+    """Stamp of every sound the system makes for a clip in a slot."""
+    return stamp_of(system.digest, str(system.settings), clip_digest(clip), slot)
+
+
+def generate_group(system: System, group: list[Clip], store: SoundStore, *, plan: Plan) -> None:
+    """Makes the missing sounds of one group.
+
+    The notes beside the model's sound hold the bearings of the largest detected box.
+    """
+    stamps = [clip_stamp(system, clip, slot=slot) for slot, clip in enumerate(group)]
+    keys = [clip.meta["key"] for clip in group]
+
+    def missing(row: str) -> list[int]:
+        return [
+            slot
+            for slot, key in enumerate(keys)
+            if store.notes(row, key, stamp=stamps[slot]) is None
+        ]
+
+    def save(row: str, sounds: list, notes: list[dict]) -> None:
+        for slot in missing(row):
+            store.save(row, keys[slot], sounds[slot], stamp=stamps[slot], notes=notes[slot])
+
+    no_notes: list[dict] = [{} for _ in group]
+    if not plan.only_model and missing(rows.CODEC):
+        save(rows.CODEC, [codec_round_trip(system, clip.audio_LC()) for clip in group], no_notes)
+    wanted = [row for row in plan.row_names if missing(row)]
+    if set(wanted) - {rows.MIRRORED}:
+        detected = [detect(system, clip) for clip in group]
+        notes = [{"largest_box_azimuth_deg": largest_box_azimuth_deg(ticks)} for ticks in detected]
+        if rows.MODEL in wanted:
+            save(rows.MODEL, dub_together(system, detected), notes)
+        if rows.WITHOUT in wanted:
+            save(rows.WITHOUT, dub_together(system, detected, "depth", "boxes"), no_notes)
+        if rows.GIVEN in wanted:
+            given = [
+                list(give_geometry(ticks, clip, system))
+                for ticks, clip in zip(detected, group, strict=True)
+            ]
+            save(rows.GIVEN, dub_together(system, given), no_notes)
+    if rows.MIRRORED in wanted:
+        flipped = [detect(system, clip, mirrored=True) for clip in group]
+        save(rows.MIRRORED, dub_together(system, flipped), no_notes)
+
+
+def generate_all(
+    system: System,
+    chosen: Chosen,
+    store: SoundStore,
+    *,
+    plan: Plan,
+    num_jobs: int,
+    progress: Callable[[str], None],
+) -> None:
+    """Makes every missing sound of the chosen clips, the silent ones included.
+
+    Args:
+        system: the loaded checkpoint; other processes load it again by its name.
+        chosen: the clips.
+        store: where sounds go.
+        plan: variants of the model.
+        num_jobs: processes at once; the sounds do not depend on it.
+        progress: receives one line per group.
+    """
+    silent_plan = replace(plan, only_model=True)
+    tasks = [
+        (keys[start : start + GROUP_CLIPS], task_plan)
+        for keys, task_plan in ((chosen.scored, plan), (chosen.silent, silent_plan))
+        for start in range(0, len(keys), GROUP_CLIPS)
+    ]
+    started_s = time.monotonic()
+
+    def report(done: int) -> None:
+        spent_s = time.monotonic() - started_s
+        progress(f"group {done}/{len(tasks)} of at most {GROUP_CLIPS} clips, {spent_s:.0f} s")
+
+    if num_jobs == 1:
+        for done, (keys, task_plan) in enumerate(tasks, start=1):
+            generate_group(system, list(read_clips(chosen, keys)), store, plan=task_plan)
+            report(done)
+        return
+    with ProcessPoolExecutor(
+        num_jobs,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(str(system.model.folder), system.settings, system.device, store.root),
+    ) as pool:
+        waiting = [pool.submit(_work, chosen, keys, task_plan) for keys, task_plan in tasks]
+        for done, future in enumerate(as_completed(waiting), start=1):
+            future.result()
+            report(done)
+
+
+# One per process of the pool: the loaded checkpoint and the store.
+_worker: dict = {}
+
+
+def _start_worker(folder: str, settings: EngineSettings, device: str, root: Path) -> None:
+    torch.set_num_threads(1)
+    _worker["system"] = load_system(folder, settings=settings, device=device)
+    _worker["store"] = SoundStore(root)
+
+
+def _work(chosen: Chosen, keys: list[str], plan: Plan) -> None:
+    group = list(read_clips(chosen, keys))
+    generate_group(_worker["system"], group, _worker["store"], plan=plan)
