@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -48,13 +49,20 @@ class ShardReport(NamedTuple):
 
 
 def check_openal() -> None:
-    """Refuses to start where the engine would be silent."""
+    """Refuses to start where the engine would be silent.
+
+    Without a system library, engines started later get the private copy that `make` unpacks.
+    """
     try:
         ctypes.CDLL("libopenal.so.1")
     except OSError:
-        raise UserError(
-            "libopenal.so.1 not found, the engine would be silent; install package libopenal1"
-        ) from None
+        private = Path(sys.prefix) / "openal" / "lib"  # filled by fetch_openal.sh
+        if not (private / "libopenal.so.1").is_file():
+            raise UserError(
+                "libopenal.so.1 not found, the engine would be silent; install package libopenal1"
+            ) from None
+        others = os.environ.get("LD_LIBRARY_PATH")
+        os.environ["LD_LIBRARY_PATH"] = f"{private}:{others}" if others else str(private)
 
 
 class Studio:
