@@ -1,4 +1,4 @@
-"""OpenAL for the recorder: the system's, else the private copy that make unpacks, else a refusal."""
+"""OpenAL for the recorder: the system's, else make's private copy, else a refusal."""
 
 import ctypes
 import os
