@@ -34,6 +34,9 @@ def evaluate(
     scenario: Annotated[str | None, typer.Option(help="Score one scenario only.")] = None,
     given: Annotated[bool, typer.Option(help="Also run with the engine's geometry.")] = True,
     mirror: Annotated[bool, typer.Option(help="Also run the mirror test.")] = True,
+    silence: Annotated[
+        list[Path] | None, typer.Option(help="Take silent clips from this folder too.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the sound and of the bootstrap.")] = 0,
     nfe: Annotated[int | None, typer.Option(min=1, help="Denoiser calls per tick.")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
@@ -67,7 +70,7 @@ def evaluate(
     from spatial_v2a.inference.evaluation.sounds import Plan
     from spatial_v2a.inference.evaluation.suite import Suite
 
-    chosen = choose_clips(data, num_clips=clips, scenario=scenario)
+    chosen = choose_clips(data, num_clips=clips, scenario=scenario, silence_folders=silence)
     name = checkpoint or (None if audio else "stage")
     settings = EngineSettings(seed=seed, nfe=nfe)
     system = load_system(name, settings=settings, device=device) if name else None

@@ -35,7 +35,12 @@ class Chosen:
 
 
 def choose_clips(
-    folders: list[Path], *, num_clips: int | None, scenario: str | None, num_silent: int = 4
+    folders: list[Path],
+    *,
+    num_clips: int | None,
+    scenario: str | None,
+    silence_folders: list[Path] | None = None,
+    num_silent: int = 4,
 ) -> Chosen:
     """Picks clips spread evenly over the sorted keys of all shards.
 
@@ -43,6 +48,7 @@ def choose_clips(
         folders: folders of .tar shards.
         num_clips: how many to score, all when None.
         scenario: keep one scenario only (silent clips are kept all the same).
+        silence_folders: more folders, of which only the silent clips are taken.
         num_silent: how many silent clips to keep at most.
 
     Raises:
@@ -52,8 +58,8 @@ def choose_clips(
     sounding, silent, scenarios = [], [], set()
     for meta in _metadata(paths):
         scenarios.add(meta["scenario"])
-        if not any(source["sounding"] for tick in meta["ticks"] for source in tick["sources"]):
-            silent.append(meta["key"])
+        if not _has_target(meta):
+            silent += [meta["key"]] * _is_silent(meta)
         elif scenario is None or meta["scenario"] == scenario:
             sounding.append(meta["key"])
     where = ", ".join(str(folder) for folder in folders)
@@ -68,8 +74,10 @@ def choose_clips(
             f"--clips {num_clips} but {where} holds {len(sounding)} sounding clips; "
             "ask for fewer or record more"
         )
+    more = [path for folder in silence_folders or [] for path in _shards(folder)]
+    silent += [meta["key"] for meta in _metadata(more) if _is_silent(meta)]
     return Chosen(
-        paths,
+        list(dict.fromkeys([*paths, *more])),
         _spread(sounding, num_clips),
         _spread(silent, min(num_silent, len(silent))),
         {*sounding, *silent},
@@ -94,6 +102,16 @@ def given_box_azimuth_deg(meta: dict[str, Any]) -> np.ndarray:
         box = max(tick["boxes"], key=lambda box: box["w"] * box["h"])
         bearings.append(np.degrees(azimuth_rad(box["x"] + box["w"] / 2, meta["fov_deg"])))
     return np.array(bearings, dtype=np.float64)
+
+
+def _is_silent(meta: dict[str, Any]) -> bool:
+    """Whether nothing sounds at any tick (in combat clips the game's own noise does)."""
+    return meta["scenario"] == "silence" and not _has_target(meta)
+
+
+def _has_target(meta: dict[str, Any]) -> bool:
+    """Whether a source with a known position sounds at some tick."""
+    return any(source["sounding"] for tick in meta["ticks"] for source in tick["sources"])
 
 
 def _shards(folder: Path) -> list[Path]:
