@@ -9,6 +9,7 @@ from spatial_v2a.training.stage.sounds import loop_for
 
 ACTOR_PREFIX = "stage_"
 WALKER_ACTOR = "stage_player"  # the player's own body in third-person clips
+STEP_VOLUME = 0.5
 SOURCE_RMS_DB = -17.0  # every loop plays at this RMS relative to full scale before distance
 
 
@@ -103,7 +104,12 @@ def _actor(class_name: str) -> str:
 """
 
 
-def _walker() -> str:
+def _walker(has_steps: bool) -> str:
+    """The player's body; without steps a walking camera makes no sound."""
+    left, right = (
+        (f' A_PlaySound("stage/step{i}", CHAN_BODY, {STEP_VOLUME})' if has_steps else "")
+        for i in range(2)
+    )
     return f"""ACTOR {WALKER_ACTOR} : DoomPlayer
 {{
   Player.DisplayName "Walker"
@@ -111,9 +117,9 @@ def _walker() -> str:
   States
   {{
   See:
-    PLAY A 4 A_PlaySound("stage/step0", CHAN_BODY, 0.5)
+    PLAY A 4{left}
     PLAY B 4
-    PLAY C 4 A_PlaySound("stage/step1", CHAN_BODY, 0.5)
+    PLAY C 4{right}
     PLAY D 4
     Loop
   }}
@@ -121,9 +127,9 @@ def _walker() -> str:
 """
 
 
-def decorate() -> str:
+def decorate(*, has_steps: bool) -> str:
     """The DECORATE lump (sources are drawn fullbright: dark maps must not hide them)."""
-    return "\n".join([*(_actor(name) for name in CLASS_NAMES), _walker()])
+    return "\n".join([*(_actor(name) for name in CLASS_NAMES), _walker(has_steps)])
 
 
 def sndinfo() -> str:

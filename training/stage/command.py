@@ -11,6 +11,7 @@ from spatial_v2a.errors import UserError
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.stage.plan import (
     CLIPS_PER_SHARD,
+    LATEST_REVISION,
     RecordingSettings,
     num_clips_for,
     resolve_maps,
@@ -28,6 +29,7 @@ def _settings(
     clip_seconds: float,
     sources: int | None,
     stems_share: float,
+    revision: int,
 ) -> RecordingSettings:
     if hours <= 0:
         raise UserError(f"--hours {hours} must be positive")
@@ -35,6 +37,8 @@ def _settings(
         raise UserError(f"--sources {sources} must be between 0 and 6")
     if not 0 <= stems_share <= 1:
         raise UserError(f"--stems-share {stems_share} must be between 0 and 1")
+    if not 1 <= revision <= LATEST_REVISION:
+        raise UserError(f"--revision {revision} must be between 1 and {LATEST_REVISION}")
     return RecordingSettings(
         num_clips=num_clips_for(hours, clip_seconds),
         ticks_per_clip=ticks_for(clip_seconds),
@@ -43,6 +47,7 @@ def _settings(
         maps=resolve_maps(maps),
         num_sources=sources,
         stems_share=stems_share,
+        revision=revision,
     )
 
 
@@ -62,11 +67,17 @@ def record(
     stems_share: Annotated[
         float, typer.Option(help="Share of the clips that also get every source alone.")
     ] = 0.0,
+    revision: Annotated[
+        int, typer.Option(help="1 repeats recordings made by the first recorder.")
+    ] = LATEST_REVISION,
 ) -> None:
     """Record Stage clips into webdataset shards; run the same command again to resume."""
     if workers < 1:
         raise UserError(f"--workers {workers} must be at least 1")
-    settings = _settings(hours, seed, scenario or ["all"], maps, clip_seconds, sources, stems_share)
+    settings = _settings(
+        hours, seed, scenario or ["all"], maps, clip_seconds, sources, stems_share, revision
+    )
+    shards = record_shards(out, settings, num_workers=workers)
     clip_s = settings.ticks_per_clip / TIMING.tick_hz
     console = Console(stderr=True)
     columns = (TextColumn("recording"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
@@ -75,7 +86,7 @@ def record(
     with Progress(*columns, speed, TimeRemainingColumn(), console=console) as progress:
         task = progress.add_task("record", total=settings.num_clips, speed="-")
         recorded = 0
-        for shard in record_shards(out, settings, num_workers=workers):
+        for shard in shards:
             num_shards += 1
             recorded += shard.num_clips if shard.audio_s else 0
             elapsed_s = progress.tasks[0].elapsed or 0.0

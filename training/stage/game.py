@@ -70,9 +70,29 @@ class StageGame:
     """The engine on one map, with our actors addressed by tid (1..8)."""
 
     def __init__(
-        self, wad: Path, mod: Path, *, map_name: str, seed: int, with_monsters: bool, folder: Path
+        self,
+        wad: Path,
+        mod: Path,
+        *,
+        map_name: str,
+        seed: int,
+        with_monsters: bool,
+        arguments: str,
+        folder: Path,
     ) -> None:
-        self._game = _configured_game(wad, mod, map_name, with_monsters, folder)
+        """Starts the engine.
+
+        Args:
+            wad: the game file.
+            mod: the PK3 of `mod.build_mod`.
+            map_name: where to play.
+            seed: of the engine's own random numbers.
+            with_monsters: whether the map's own monsters are there.
+            arguments: further engine arguments.
+            folder: for the engine's settings file.
+        """
+        self._game = _configured_game(wad, mod, map_name, folder)
+        self._game.add_game_args(arguments if with_monsters else f"-nomonsters {arguments}")
         self._game.set_seed(seed)
         self._game.init()
         self._tids: dict[int, int] = {}  # object id -> tid
@@ -161,16 +181,12 @@ class StageGame:
         return self._tids.get(object_id)
 
 
-def _configured_game(
-    wad: Path, mod: Path, map_name: str, with_monsters: bool, folder: Path
-) -> vzd.DoomGame:
+def _configured_game(wad: Path, mod: Path, map_name: str, folder: Path) -> vzd.DoomGame:
     game = vzd.DoomGame()
     game.set_doom_game_path(str(wad))
     game.set_doom_map(map_name)
-    monsters = "" if with_monsters else "-nomonsters "
     sound = f"+snd_efx 0 +snd_musicvolume 0 +snd_sfxvolume {SFX_VOLUME}"
-    # con_midtime 0: no message ("a secret is revealed") in the middle of the picture.
-    game.add_game_args(f"-file {mod} {monsters}{sound} +sv_cheats 1 +con_midtime 0")
+    game.add_game_args(f"-file {mod} {sound} +sv_cheats 1")
     game.set_doom_config_path(str(folder / "engine.ini"))
     game.set_screen_resolution(vzd.ScreenResolution.RES_320X240)
     game.set_screen_format(vzd.ScreenFormat.RGB24)

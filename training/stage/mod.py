@@ -3,7 +3,6 @@
 import io
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,10 +51,17 @@ def _borrowed_sprites(iwad: Wad, donor: Wad) -> dict[str, bytes]:
     return {f"sprites/{n.replace(chr(92), '^')}.lmp": donor.lump(n) for n in names}
 
 
-def build_mod(iwad: Wad, donor: Wad, *, sounding: set[str] | None = None) -> bytes:
-    """The PK3 as bytes; same arguments, same bytes."""
+def build_mod(iwad: Wad, donor: Wad, *, has_steps: bool, sounding: set[str] | None = None) -> bytes:
+    """The PK3 as bytes; same arguments, same bytes.
+
+    Args:
+        iwad: the game file it is loaded with.
+        donor: the other Freedoom file, for sprites that `iwad` lacks.
+        has_steps: whether the player's own steps sound.
+        sounding: only these classes are heard; None is all of them.
+    """
     entries: dict[str, bytes] = {
-        "DECORATE.txt": decorate().encode("ascii"),
+        "DECORATE.txt": decorate(has_steps=has_steps).encode("ascii"),
         "SNDINFO.txt": sndinfo().encode("ascii"),
         "LOADACS.txt": b"STAGEACS\n",
         "acs/STAGEACS.o": assemble([actor_name(n) for n in CLASS_NAMES]),
@@ -68,9 +74,3 @@ def build_mod(iwad: Wad, donor: Wad, *, sounding: set[str] | None = None) -> byt
         for name, data in entries.items():
             archive.writestr(zipfile.ZipInfo(name, (2000, 1, 1, 0, 0, 0)), data)
     return buffer.getvalue()
-
-
-def write_mod(path: Path, iwad: Wad, donor: Wad, *, sounding: set[str] | None = None) -> Path:
-    """Writes the PK3 and returns its path."""
-    path.write_bytes(build_mod(iwad, donor, sounding=sounding))
-    return path

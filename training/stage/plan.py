@@ -10,6 +10,7 @@ from spatial_v2a.strict import StrictConfig
 from spatial_v2a.timing import TIMING
 
 CLIPS_PER_SHARD = 20
+LATEST_REVISION = 2
 MIX = {
     "walkers": 0.55,
     "passers-by": 0.15,
@@ -37,6 +38,7 @@ class RecordingSettings(StrictConfig):
         scenarios: names of MIX; their weights in MIX are kept in proportion.
         num_sources: fixed number of sounding actors, or None for the scenario's own range.
         stems_share: share of the clips that also get each source alone.
+        revision: 1 repeats the recordings of the first recorder; see docs/stage.md.
     """
 
     num_clips: int
@@ -46,6 +48,7 @@ class RecordingSettings(StrictConfig):
     maps: tuple[str, ...]
     num_sources: int | None
     stems_share: float
+    revision: int = LATEST_REVISION
     class_names: tuple[str, ...] = CLASS_NAMES
 
 
@@ -61,6 +64,12 @@ class ClipPlan:
     num_ticks: int
     classes: tuple[str, ...]
     has_stems: bool
+    revision: int = LATEST_REVISION
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether the player's own steps sound; in revision 1 a walking camera was heard, too."""
+        return self.scenario == "third-person" or self.revision == 1
 
     @property
     def wad_name(self) -> str:
@@ -151,6 +160,7 @@ def make_plan(settings: RecordingSettings) -> list[ClipPlan]:
                 num_ticks=settings.ticks_per_clip,
                 classes=tuple(classes[:count]),
                 has_stems=bool(rng.random() < settings.stems_share),
+                revision=settings.revision,
             )
         )
     return plans

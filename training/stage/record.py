@@ -22,7 +22,7 @@ import webdataset
 from spatial_v2a.clip import clip_to_sample
 from spatial_v2a.errors import UserError
 from spatial_v2a.training.stage.capture import WALKER_ID, Take, num_tics, play, to_output_rate
-from spatial_v2a.training.stage.mod import write_mod
+from spatial_v2a.training.stage.mod import build_mod
 from spatial_v2a.training.stage.plan import (
     CLIPS_PER_SHARD,
     ClipPlan,
@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 30
 CHOOSY_ATTEMPTS = 10  # after so many, a clip whose sources are often hidden is kept all the same
+MAX_DISTANCE_UNITS = 4_000.0
+MIN_CROSSING_DEG = 30.0
 SEEN_SHARE = {"walkers": 0.6, "passers-by": 0.7}
 SETTINGS_FILE = "recording.json"
 WAD_NAMES = ("freedoom1.wad", "freedoom2.wad")
@@ -80,19 +82,23 @@ class Studio:
         """A Freedoom file by name."""
         return self._wads[name]
 
-    def mod(self, wad_name: str, sounding: str | None = None) -> Path:
+    def mod(self, wad_name: str, *, has_steps: bool, sounding: str | None = None) -> Path:
         """The PK3 for a game file; `sounding`: only this class is heard."""
-        path = self.folder / f"{wad_name[:-4]}-{sounding or 'all'}.pk3"
+        steps = "steps" if has_steps else "quiet"
+        path = self.folder / f"{wad_name[:-4]}-{steps}-{sounding or 'all'}.pk3"
         if not path.exists():
-            donor = next(n for n in WAD_NAMES if n != wad_name)
+            donor = self.wad(next(n for n in WAD_NAMES if n != wad_name))
             heard = None if sounding is None else {sounding}
-            write_mod(path, self.wad(wad_name), self.wad(donor), sounding=heard)
+            data = build_mod(self.wad(wad_name), donor, has_steps=has_steps, sounding=heard)
+            path.write_bytes(data)
         return path
 
     def play(self, plan: ClipPlan, attempt: int, **options: Any) -> Take | None:
         """One attempt at a clip; options: `sounding`, `with_picture`."""
         wad = self.wad(plan.wad_name)
-        mod = self.mod(plan.wad_name, options.pop("sounding", None))
+        mod = self.mod(
+            plan.wad_name, has_steps=plan.has_steps, sounding=options.pop("sounding", None)
+        )
         things = wad.things(plan.map_name)
         return play(
             plan,
@@ -156,10 +162,16 @@ def _stems(studio: Studio, plan: ClipPlan, attempt: int, take: Take) -> dict[str
 
 
 def is_worth_keeping(plan: ClipPlan, take: Take) -> bool:
-    """Whether the sources of an on-screen scenario are in the picture most of their time."""
+    """Whether the sources are on the map, on screen and moving, as their scenario promises."""
+    entries = [s for tick in take.ticks for s in tick["sources"]]
+    if plan.revision > 1 and any(s["distance"] > MAX_DISTANCE_UNITS for s in entries):
+        return False  # an actor that slipped through a wall
     if plan.scenario not in SEEN_SHARE:
         return True
-    flags = [s["visible"] for tick in take.ticks for s in tick["sources"]]
+    azimuths = [s["azimuth_deg"] for s in entries]
+    if plan.revision > 1 and plan.scenario == "passers-by" and np.ptp(azimuths) < MIN_CROSSING_DEG:
+        return False
+    flags = [s["visible"] for s in entries]
     return bool(flags) and float(np.mean(flags)) >= SEEN_SHARE[plan.scenario]
 
 
@@ -194,12 +206,15 @@ def record_shard(path: Path, plans: list[ClipPlan], scratch: Path) -> ShardRepor
     """Records one shard under a temporary name and then gives it its own."""
     studio = _studio(str(scratch))
     partial = path.with_suffix(".tar.part")
-    with open(partial, "wb") as stream:
-        writer = webdataset.TarWriter(stream, encoder=False, mtime=0, compress=False)
-        for plan in plans:
-            writer.write(record_clip(studio, plan))
-        writer.close()
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as stream:
+            writer = webdataset.TarWriter(stream, encoder=False, mtime=0, compress=False)
+            for plan in plans:
+                writer.write(record_clip(studio, plan))
+            writer.close()
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     seconds = sum(num_tics(p.num_ticks) for p in plans) / 35
     return ShardReport(path, len(plans), seconds)
 
@@ -212,7 +227,6 @@ def shard_paths(out: Path, plans: list[ClipPlan]) -> list[tuple[Path, list[ClipP
 
 def prepare_folder(out: Path, settings: RecordingSettings) -> None:
     """Makes the folder, refuses one that is unwritable or holds a different recording."""
-    text = json.dumps(settings.model_dump(), indent=1, sort_keys=True)
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -220,12 +234,20 @@ def prepare_folder(out: Path, settings: RecordingSettings) -> None:
     except OSError as error:
         raise UserError(f"cannot write to {out}: {error.strerror}; choose another --out") from None
     known = out / SETTINGS_FILE
-    if known.exists() and known.read_text() != text:
+    if known.exists() and _read_settings(known) != settings:
         raise UserError(
             f"{out} holds a recording with other settings (see {SETTINGS_FILE}); choose another"
             " --out, or repeat its settings to resume"
         )
-    known.write_text(text)
+    known.write_text(json.dumps(settings.model_dump(), indent=1, sort_keys=True))
+
+
+def _read_settings(path: Path) -> RecordingSettings:
+    """Settings of an earlier recording; the first recorder did not write its revision."""
+    try:
+        return RecordingSettings.model_validate({"revision": 1, **json.loads(path.read_text())})
+    except ValueError:
+        raise UserError(f"{path} is damaged; remove it and its shards, and record again") from None
 
 
 def record(
@@ -237,15 +259,23 @@ def record(
         out: folder of the shards `stage-NNNNNN.tar`.
         settings: what to record; the same settings give the same bytes.
         num_workers: engines at once; does not change the bytes.
+
+    Raises:
+        UserError: before anything is recorded: no OpenAL, an unwritable folder, or a folder
+            that holds a recording with other settings.
     """
     check_openal()
     prepare_folder(out, settings)
-    todo = []
-    for path, plans in shard_paths(out, make_plan(settings)):
+    return _record_missing(shard_paths(out, make_plan(settings)), num_workers)
+
+
+def _record_missing(
+    shards: list[tuple[Path, list[ClipPlan]]], num_workers: int
+) -> Iterator[ShardReport]:
+    todo = [(path, plans) for path, plans in shards if not path.exists()]
+    for path, plans in shards:
         if path.exists():
             yield ShardReport(path, len(plans), 0.0)
-        else:
-            todo.append((path, plans))
     scratch = Path(tempfile.mkdtemp(prefix="stage-"))
     context = multiprocessing.get_context("spawn")
     try:
