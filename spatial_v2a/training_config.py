@@ -62,7 +62,7 @@ class GeneratorTraining(StageTraining):
 
     Attributes:
         warm_start: begin with the generator of the checkpoint given by --init.
-        detected_share: share of the rows that show detected features, where a clip has them.
+        detected_share: share of the rows drawn from the clips that have detected features.
         num_given_views: views of the engine's geometry kept per clip; the first is exact, the
             others are degraded like detections.
     """

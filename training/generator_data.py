@@ -73,7 +73,7 @@ class GeneratorData:
         model: its autoencoder makes the latents, its config says what perception looks like.
         cache: file that keeps the latents.
         store: feature store with detected features, or None for given geometry only.
-        detected_share: share of the rows that show detected features, where a clip has them.
+        detected_share: share of the rows drawn from the clips that have detected features.
         num_given_views: differently degraded views of the engine's geometry kept per clip.
     """
 
@@ -101,9 +101,9 @@ class GeneratorData:
             )
             for key in track(index.keys, description="reading geometry")
         ]
-        num_detected = sum(clip.detected is not None for clip in self.clips)
-        log.info("%d clips, %d with detected features", len(self.clips), num_detected)
-        if detected_share > 0 and store is not None and not num_detected:
+        self.seen = [clip for clip in self.clips if clip.detected is not None]
+        log.info("%d clips, %d with detected features", len(self.clips), len(self.seen))
+        if detected_share > 0 and store is not None and not self.seen:
             raise UserError(
                 f"feature store {store.folder} has none of the {len(self.clips)} clips; fill it "
                 "with spatial-v2a-train extract"
@@ -122,8 +122,9 @@ class GeneratorData:
         return {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
 
     def _crop(self, rng: np.random.Generator, crop_ticks: int) -> tuple[FrameFeatures, Tensor]:
-        clip = self.clips[rng.integers(len(self.clips))]
-        is_detected = rng.random() < self.detected_share and clip.detected is not None
+        is_detected = bool(self.seen) and rng.random() < self.detected_share
+        pool = self.seen if is_detected else self.clips
+        clip = pool[rng.integers(len(pool))]
         view = clip.detected if is_detected else clip.given[rng.integers(len(clip.given))]
         num_ticks = len(clip.latents_TD)
         if num_ticks < crop_ticks:
