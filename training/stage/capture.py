@@ -167,7 +167,8 @@ def play(
         folder=folder,
     )
     try:
-        scenario = kind(game, rng, things, list(plan.classes), num_tics(plan.num_ticks))
+        classes, length = list(plan.classes), num_tics(plan.num_ticks)
+        scenario = kind(game, rng, things, classes, length, plan.revision)
         if not scenario.prepare():
             return None
         return run_scenario(game, scenario, plan, with_picture=with_picture)

@@ -45,6 +45,7 @@ class Scenario:
         things: list[Thing],
         classes: list[str],
         num_tics: int,
+        revision: int,
     ) -> None:
         self.game, self.rng, self.things = game, rng, things
         self.classes = dict(enumerate(classes, start=1))  # tid -> class name
@@ -52,7 +53,8 @@ class Scenario:
         self.cues: list[Cue] = []
         self.movers: dict[int, Walker | Pacer] = {}
         self.place: Place | None = None
-        self.camera = Camera(rng, {"still": 1.0})
+        # In revision 1 a camera said to stand took a step now and then.
+        self.camera = Camera(rng, {"still": 1.0}, can_walk=revision == 1)
         self.focus: int | None = None
 
     def prepare(self) -> bool:

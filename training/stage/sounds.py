@@ -7,6 +7,7 @@ name alone. Letters: L samples, t seconds, f hertz.
 
 import zlib
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -266,12 +267,15 @@ def _full_scale(y: Loop) -> Loop:
     return y / np.abs(y).max()
 
 
+@cache
 def loop_for(name: str) -> Loop:
-    """The loop of a sounding class: float64 [L] at 44.1 kHz, peak 1."""
+    """The loop of a sounding class: float64 [L] at 44.1 kHz, peak 1; read-only."""
     duration_s, synthesise = SYNTHESISERS[name]
     canvas = Canvas(name, duration_s)
     synthesise(canvas)
-    return _full_scale(canvas.loop)
+    loop = _full_scale(canvas.loop)
+    loop.setflags(write=False)
+    return loop
 
 
 def single_footstep(index: int) -> Loop:
