@@ -56,6 +56,8 @@ def open_input(path: str | Path) -> Iterator[InputContainer]:
         container = av.open(str(path), options={"fflags": "+genpts"})
     except PermissionError as error:
         raise UserError(f"{path} cannot be read; check its permissions") from error
+    except av.error.EOFError as error:
+        raise UserError(f"{path} ends before its first frame; record or copy it again") from error
     except (av.error.FFmpegError, OSError) as error:
         raise UserError(
             f"{path} is not a readable video ({_reason(error)}); if it was cut off while it was"

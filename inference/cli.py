@@ -1,6 +1,7 @@
 """Command line `spatial-v2a`: dub, demo and evaluate."""
 
 import logging
+import os
 import signal
 import sys
 from enum import StrEnum
@@ -190,6 +191,8 @@ _register_evaluate()
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Remarks of a library on its own defaults are no business of someone who dubs.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # A polite kill must clean up like Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))

@@ -36,4 +36,5 @@ def plan_demo(folder: Path, *, overwrite: bool = False) -> DubJob:
         out=out,
         report=report,
         truth=bundled / "geometry.jsonl",
+        truth_sound=bundled / "truth.flac",
     )

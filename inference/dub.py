@@ -130,7 +130,7 @@ class Dubber:
                             picture,
                             meter.energies_TE,
                             title=job.source.path.name,
-                            truth_energies_TE=original_energies(job.source),
+                            truth_energies_TE=original_energies(job.source, sound=job.truth_sound),
                         )
         except (av.error.FFmpegError, soundfile.SoundFileError, OSError) as error:
             reason = getattr(error, "strerror", None) or error

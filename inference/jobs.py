@@ -19,6 +19,7 @@ class DubJob:
         report: picture of the pan curve to write, or None.
         given: JSONL of given geometry, or None.
         truth: JSONL of true positions for the report; the model never sees it.
+        truth_sound: true sound for the report, when the video comes without.
     """
 
     source: VideoSource
@@ -26,6 +27,7 @@ class DubJob:
     report: Path | None = None
     given: Path | None = None
     truth: Path | None = None
+    truth_sound: Path | None = None
 
 
 def plan_jobs(

@@ -1,6 +1,7 @@
 """The sound that a video already has, measured tick by tick for comparison while it streams."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -10,8 +11,12 @@ from spatial_v2a.conditioning.video_scan import open_input
 from spatial_v2a.stereo import StereoMeter
 
 
-def original_energies(source: VideoSource) -> np.ndarray | None:
+def original_energies(source: VideoSource, *, sound: Path | None = None) -> np.ndarray | None:
     """Stereo energies [T, 3] of the video's first sound track, on the picture's clock.
+
+    Args:
+        source: the video.
+        sound: a file with the video's true sound, when the video itself comes without.
 
     Returns:
         One row per tick of the picture (silence where the track does not reach), or None when
@@ -20,7 +25,7 @@ def original_energies(source: VideoSource) -> np.ndarray | None:
     timing = source.timing
     meter, num_done = StereoMeter(), 0
     waiting_LC = np.zeros((0, timing.num_channels), np.float32)
-    with open_input(source.path) as container:
+    with open_input(sound or source.path) as container:
         if not container.streams.audio or container.streams.audio[0].channels < 2:
             return None
         track = container.streams.audio[0]

@@ -79,7 +79,7 @@ class PanReport:
         if truth_energies_TE is not None:
             true_deg = law_azimuth_deg(pan_curve(truth_energies_TE[: len(times_T)]))
             place.plot(times_T[: len(true_deg)], true_deg, color="0.25", lw=1.2, ls="--",
-                       label="sound the video came with")  # fmt: skip
+                       label="true sound")  # fmt: skip
         heard_deg = law_azimuth_deg(pan_curve(energies_TE))
         place.plot(times_T, heard_deg, color="tab:red", lw=2.0, label="generated sound")
         _label_places(place, title, energies_TE)

@@ -117,7 +117,7 @@ def folder_itself(folder: Path) -> str:
         (without_index, "is not a readable video"),
         (cut_in_data, "is cut off"),
         (sound_only, "holds sound only"),
-        (no_frames, "not a readable video"),
+        (no_frames, "ends before its first frame"),
         (folder_itself, "is a folder"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
