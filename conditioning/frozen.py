@@ -39,6 +39,8 @@ class FrozenEncoder(nn.Module):
         example = self.example()
         if next(self.parameters()).device.type != "cpu":
             return
+        # Pictures come as rows of pixels: convolutions need not turn them around.
+        self.model.to(memory_format=torch.channels_last)
         with torch.no_grad(), warnings.catch_warnings():
             # Shapes are fixed here, which is all that the tracer warns about.
             warnings.simplefilter("ignore")

@@ -160,7 +160,12 @@ class Generator(nn.Module):
         self, features: FrameFeatures, state: GeneratorState, active: Tensor | None = None
     ) -> Condition:
         """The pass that waits for a frame: perception [B, 1] in, condition [B, 1] out."""
-        v_B1V = self.conditioner(features, state.conditioner, active)
+        return self.attend(self.conditioner(features, state.conditioner, active), state, active)
+
+    def attend(
+        self, v_B1V: Tensor, state: GeneratorState, active: Tensor | None = None
+    ) -> Condition:
+        """The second half of `observe_frame`: the conditioner's token in, condition out."""
         frame_B1D = self.frame_in(v_B1V)
         before_B1D = self._memory(state, frame_B1D)
         if self.is_interleaved:

@@ -32,6 +32,20 @@ def state_tensors(state: Any) -> Iterator[Tensor]:
         raise TypeError(f"a state tree holds tensors only, found {type(state).__name__}")
 
 
+def with_tensors(state: Any, tensors: Iterator[Tensor]) -> Any:
+    """The same tree around other tensors, taken in the order of `state_tensors`."""
+    if isinstance(state, Tensor):
+        return next(tensors)
+    if is_dataclass(state):
+        parts = {f.name: with_tensors(getattr(state, f.name), tensors) for f in fields(state)}
+        return type(state)(**parts)
+    if isinstance(state, dict):
+        return {name: with_tensors(value, tensors) for name, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(with_tensors(value, tensors) for value in state)
+    return state
+
+
 def reset_(state: Any, where_B: Tensor | None = None) -> None:
     """Zeroes the rows where `where_B` (bool [B]) is True; all rows when it is None."""
     for tensor in state_tensors(state):

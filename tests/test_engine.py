@@ -146,12 +146,34 @@ def test_streams_are_independent_with_idle_rows_and_a_reset(tiny_config: Config,
 def test_reset_equals_fresh_and_addresses_stay(tiny_config: Config, model) -> None:
     features = random_features(tiny_config, num_streams=2, num_ticks=5)
     engine = Engine(model, num_streams=2)
-    states = (engine._generator_state, engine._decoder_state)
-    before = [tensor.data_ptr() for tensor in state_tensors(states)]
+    before = [tensor.data_ptr() for tensor in state_tensors(engine.state)]
     first = engine.generate(features)
     engine.reset()
     assert torch.equal(first, engine.generate(features))
-    assert before == [tensor.data_ptr() for tensor in state_tensors(states)]
+    assert before == [tensor.data_ptr() for tensor in state_tensors(engine.state)]
+
+
+@pytest.mark.parametrize("num_streams", [1, 2], ids=["one", "two"])
+def test_traced_gives_the_same_samples(tiny_config: Config, model, num_streams: int) -> None:
+    """Also after a reset, and with idle ticks, which run eagerly on the same state."""
+    features = random_features(tiny_config, num_streams=num_streams, num_ticks=8)
+    settings = EngineSettings(seed=2, guidance=1.5, spatial_guidance=2.0)
+
+    def hear(engine: Engine) -> torch.Tensor:
+        first = engine.generate(features)
+        engine.reset()
+        active = torch.arange(num_streams) == 0
+        idle = engine.step(tick(features, 0), active)
+        return torch.cat([first, idle, engine.generate(features)], dim=1)
+
+    eager, traced = (
+        Engine(model, num_streams=num_streams, settings=settings, traced=traced)
+        for traced in (False, True)
+    )
+    addresses = [tensor.data_ptr() for tensor in state_tensors(traced.state)]
+    heard = hear(traced)
+    assert heard.abs().max() > 1e-3 and torch.equal(heard, hear(eager))
+    assert addresses == [tensor.data_ptr() for tensor in state_tensors(traced.state)]
 
 
 def test_guidance_of_one_is_plain_and_others_differ(tiny_config: Config, model) -> None:

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 FRAME_HEIGHT, FRAME_WIDTH = 192, 256
 MIN_BOX_SIDE = 4.0 / FRAME_WIDTH
-SHARE_WITH_BOXES = 0.8
+SHARE_WITH_BOXES = 0.65
 REFRESH_EVERY_S = 60.0
 _CLASS_INDEX = {name: i for i, name in enumerate(CLASS_NAMES)}
 

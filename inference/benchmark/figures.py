@@ -59,11 +59,12 @@ class Report:
 
     Attributes:
         num_streams, num_ticks, num_warmup_ticks: extent of the run.
-        tick: from packets to samples, with the pass between frames.
-        ready: without that pass.
+        is_ahead: whether perception ran ahead on a thread of its own.
+        tick: what must fit into a tick, see `TickLog`.
+        ready: from packets to samples.
         num_misses: ticks above the deadline.
         parts: by name, in the order of a tick, `other` last.
-        sum_over_tick: share of the mean tick that the parts without `other` make up.
+        sum_over_tick: share of the mean work of a tick that the parts without `other` make up.
         ceiling_ms: sum of the parts' ceilings.
         num_boxes: boxes per stream and tick.
     """
@@ -71,6 +72,7 @@ class Report:
     num_streams: int
     num_ticks: int
     num_warmup_ticks: int
+    is_ahead: bool
     tick: Spread
     ready: Spread
     num_misses: int
@@ -117,6 +119,7 @@ def make_report(
     *,
     num_streams: int,
     num_warmup_ticks: int,
+    is_ahead: bool,
     work: Mapping[str, Work],
     memory: Memory,
     rates: Rates,
@@ -125,7 +128,7 @@ def make_report(
 
     Args:
         log: times of the measured ticks.
-        num_streams, num_warmup_ticks: as they were.
+        num_streams, num_warmup_ticks, is_ahead: as they were.
         work: per part; parts that are absent have no ceiling.
         memory, rates: of the same run.
     """
@@ -138,6 +141,7 @@ def make_report(
         num_streams=num_streams,
         num_ticks=len(log.tick_ms_T),
         num_warmup_ticks=num_warmup_ticks,
+        is_ahead=is_ahead,
         tick=spread(log.tick_ms_T),
         ready=spread(log.ready_ms_T),
         num_misses=count_misses(log.tick_ms_T),

@@ -49,8 +49,8 @@ def measure(
         torch.cuda.reset_peak_memory_stats(device)
     try:
         with engine_threads(device, num_threads=num_threads):
-            engine = Engine(subject.model, num_streams=num_streams, settings=settings)
-            runner = Runner(subject, engine, feed)
+            engine = Engine(subject.model, num_streams=num_streams, settings=settings, traced=True)
+            runner = Runner(subject, engine, feed, is_ahead=device.type == "cpu")
             runner.run(WARMUP_TICKS)
             ticks = runner.run(num_ticks, clock=clock)
             # Before the rates, whose matrices are no memory of the product.
@@ -65,6 +65,7 @@ def measure(
         ticks,
         num_streams=num_streams,
         num_warmup_ticks=WARMUP_TICKS,
+        is_ahead=runner.is_ahead,
         work=work,
         memory=memory,
         rates=rates,

@@ -36,19 +36,21 @@ class Work:
     num_bytes: float
 
 
-def places(perception: Perception, engine: Engine) -> list[Place]:
-    """The timed calls of one system; its trackers change with `init_state`, so ask after it."""
-    generator = engine.model.generator
-    found = [
-        Place("fusion", generator.conditioner, "forward"),
-        Place("backbone", generator.frame_in, "forward"),
-        Place("backbone", generator.latent_in, "forward"),
-        Place("backbone", generator.backbone, "forward"),
-        Place("head", generator.head, "prepare"),
-        Place("head", generator.head, "forward"),
-        Place("VAE", engine.model.autoencoder.decoder, "forward"),
-        Place(BETWEEN, generator, "observe_latent"),
+def hearing_places(engine: Engine) -> list[Place]:
+    """The timed calls of an engine."""
+    return [
+        Place("fusion", engine.passes, "fuse"),
+        Place("backbone", engine.passes, "attend"),
+        Place("backbone", engine.passes, "remember"),
+        Place("head", engine.passes, "draw"),
+        Place("VAE", engine.passes, "decode"),
+        Place(BETWEEN, engine, "remember"),
     ]
+
+
+def seeing_places(perception: Perception) -> list[Place]:
+    """The timed calls of perception; its trackers change with `init_state`, so ask after it."""
+    found = []
     if perception.dino is not None:
         found.append(Place("DINO", perception.dino, "encode"))
     if perception.depth is not None:
@@ -64,7 +66,7 @@ def places(perception: Perception, engine: Engine) -> list[Place]:
 def bytes_of_parts(perception: Perception, engine: Engine) -> dict[str, float]:
     """Weights and state of each part in bytes."""
     generator, decoder = engine.model.generator, engine.model.autoencoder.decoder
-    states, decoder_state = engine._generator_state, engine._decoder_state
+    states, decoder_state = engine.state.generator, engine.state.decoder
     backbone = (generator.frame_in, generator.latent_in, generator.backbone)
     sizes = {
         "fusion": _size([generator.conditioner], states.conditioner),

@@ -28,6 +28,9 @@ def as_text(report: Report, run: Mapping[str, object]) -> str:
         f" load {run['load_1min']}",
         f"{report.num_ticks} ticks of {run['video']}; {report.num_warmup_ticks} ticks before them"
         " warm up and are not counted",
+        "perception of the next tick runs beside the engine: the tick is the slower of the two"
+        if report.is_ahead
+        else "one thing after the other: the tick is their sum",
         "",
         f"{COLUMNS}    times in ms",
         *(_row(name, part) for name, part in report.parts.items()),
@@ -37,7 +40,7 @@ def as_text(report: Report, run: Mapping[str, object]) -> str:
         "",
         f"deadline {DEADLINE_MS:.1f} ms: {report.num_misses} of {report.num_ticks} ticks miss it,"
         f" {report.misses_per_1000:.0f} per 1000",
-        f"the parts above `other` make up {report.sum_over_tick:.1%} of the tick;"
+        f"the parts above `other` make up {report.sum_over_tick:.1%} of the work;"
         f" {report.num_boxes:.1f} boxes a picture",
         f"rates behind the ceiling: {report.rates.flops_per_s / 1e9:.0f} GFLOP/s,"
         f" {report.rates.bytes_per_s / 1e9:.1f} GB/s",

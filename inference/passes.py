@@ -1,0 +1,151 @@
+"""The arithmetic of a tick, cut where a tick can be timed, traced or captured.
+
+    condition = attend(fuse(features)); latent = draw(noise, condition); audio = decode(latent)
+    remember(latent)                     # between frames: the next frame need not wait for it
+
+Every pass takes tensors and a state that it writes in place, and nothing else: no Python number,
+no host read. Legend: B streams, R rows (streams times guidance branches), N noise draws, D latent
+width, V frame token width, Z condition width, C audio channels, L samples.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from spatial_v2a.autoencoder import DecoderState
+from spatial_v2a.features import FrameFeatures
+from spatial_v2a.generator import Condition, GeneratorState
+from spatial_v2a.model import SpatialV2A
+from spatial_v2a.samplers import noise_scale, num_noises, sample, sampler_sigmas
+
+ALL_STREAMS = ("dino", "depth", "boxes")
+SPATIAL_STREAMS = ("depth", "boxes")
+
+
+@dataclass
+class EngineState:
+    """Everything that lives from tick to tick: R rows of the generator, B of the decoder."""
+
+    generator: GeneratorState
+    decoder: DecoderState
+
+
+class Passes:
+    """The passes of one engine.
+
+    Args:
+        model: the model, in eval mode on its device.
+        num_streams: B.
+        nfe: evaluations of the head; None is the checkpoint's own number.
+        guidance: weight of everything seen; 1 is plain sampling.
+        spatial_guidance: weight of depth and boxes; 1 is plain sampling.
+        without: streams of perception to leave out.
+    """
+
+    def __init__(
+        self,
+        model: SpatialV2A,
+        *,
+        num_streams: int,
+        nfe: int | None,
+        guidance: float,
+        spatial_guidance: float,
+        without: tuple[str, ...],
+    ) -> None:
+        self.model = model
+        self.num_streams = num_streams
+        self._without = without
+        # The first branch sees all; guidance moves it away from the others.
+        self._branches: list[tuple[tuple[str, ...], float]] = [((), 1.0)]
+        if guidance != 1.0:
+            self._branches.append((ALL_STREAMS, guidance))
+        if spatial_guidance != 1.0:
+            self._branches.append((SPATIAL_STREAMS, spatial_guidance))
+        mean_D = model.latent_mean_D
+        sampler = model.config.sampler
+        self._num_draws = num_noises(sampler, nfe=nfe)
+        self._sigmas = sampler_sigmas(sampler, nfe=nfe).to(mean_D)
+        self._noise_scale_D = noise_scale(
+            sampler,
+            latent_dim=len(mean_D),
+            num_odd_latents=model.config.autoencoder.num_odd_latents,
+        ).to(mean_D)
+
+    def init_state(self) -> EngineState:
+        """All-zero state on the model's device, in its type."""
+        mean_D = self.model.latent_mean_D
+        where = {"max_chunk": 1, "device": mean_D.device, "dtype": mean_D.dtype}
+        num_rows = self.num_streams * len(self._branches)
+        return EngineState(
+            self.model.generator.init_state(num_rows, **where),
+            self.model.autoencoder.init_state(self.num_streams, **where),
+        )
+
+    def example_noise(self) -> Tensor:
+        """Zeros in the shape of `draw`'s noise [B, N, D]."""
+        mean_D = self.model.latent_mean_D
+        return mean_D.new_zeros(self.num_streams, self._num_draws, len(mean_D))
+
+    def rows(self, value_B: Tensor | None) -> Tensor | None:
+        """A value per stream as a value per row, branch-major."""
+        if value_B is None or len(self._branches) == 1:
+            return value_B
+        return value_B.repeat(len(self._branches), *[1] * (value_B.dim() - 1))
+
+    def fuse(
+        self, features_B1: FrameFeatures, state: EngineState, active_B: Tensor | None = None
+    ) -> Tensor:
+        """Perception [B, 1] to frame tokens [R, 1, V]."""
+        features = features_B1.without(*self._without)
+        if len(self._branches) > 1:
+            features = _stack([features.without(*dropped) for dropped, _ in self._branches])
+        conditioner = self.model.generator.conditioner
+        return conditioner(features, state.generator.conditioner, self.rows(active_B))
+
+    def attend(
+        self, v_R1V: Tensor, state: EngineState, active_B: Tensor | None = None
+    ) -> Condition:
+        """Frame tokens to the tick's condition [B, 1], guidance included."""
+        generator = self.model.generator
+        condition = generator.attend(v_R1V, state.generator, self.rows(active_B))
+        return condition if len(self._branches) == 1 else condition.map(self._guide)
+
+    def draw(self, noise_BND: Tensor, condition: Condition) -> Tensor:
+        """A normalised latent [B, D] from standard normal draws."""
+        denoise = self.model.generator.denoiser(condition)
+        noise_NBD = (noise_BND * self._noise_scale_D).transpose(0, 1)
+        return sample(denoise, noise_NBD, self._sigmas, config=self.model.config.sampler)
+
+    def decode(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> Tensor:
+        """Stereo sound [B, L, C] of a normalised latent; idle streams are silent."""
+        latents_B1D = self.model.denormalize(x_BD)[:, None]
+        audio_BCL = self.model.autoencoder.decode(latents_B1D, state.decoder, active_B)
+        if active_B is not None:
+            audio_BCL = audio_BCL * active_B[:, None, None]
+        return audio_BCL.transpose(1, 2).float()
+
+    def remember(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> None:
+        """Takes the latent just drawn into the history."""
+        self.model.generator.observe_latent(self.rows(x_BD), state.generator, self.rows(active_B))
+
+    def _guide(self, value_R: Tensor) -> Tensor:
+        """Moves the full branch away from those that saw less.
+
+        full + (g - 1) (full - nothing seen) + (s - 1) (full - nothing spatial): two terms of
+        classifier-free guidance (2207.12598, eq. 6 with w = g - 1), applied to the condition, so
+        that the head runs once per stream.
+        """
+        full, *others = value_R.unflatten(0, (len(self._branches), self.num_streams)).unbind(0)
+        guided = full
+        for (_, weight), seen_less in zip(self._branches[1:], others, strict=True):
+            guided = guided + (weight - 1.0) * (full - seen_less)
+        return guided
+
+
+def _stack(parts: list[FrameFeatures]) -> FrameFeatures:
+    """Joins features along the batch."""
+    names = vars(parts[0])
+    return FrameFeatures(
+        **{name: torch.cat([vars(part)[name] for part in parts]) for name in names}
+    )
