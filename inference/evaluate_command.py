@@ -50,6 +50,10 @@ def evaluate(
     scenario: Annotated[str | None, typer.Option(help="Score one scenario only.")] = None,
     given: Annotated[bool, typer.Option(help="Also run with the engine's geometry.")] = True,
     mirror: Annotated[bool, typer.Option(help="Also run the mirror test.")] = True,
+    brief: Annotated[
+        bool,
+        typer.Option("--brief", help="Leave out the rows to compare with; for many checkpoints."),
+    ] = False,
     silence: Annotated[
         list[Path] | None, typer.Option(help="Take silent clips from this folder too.")
     ] = None,
@@ -88,6 +92,7 @@ def evaluate(
         "--validate": validate,
         "--no-given": not given,
         "--no-mirror": not mirror,
+        "--brief": brief,
     }
     _check_footage(folder, suite=suite, refused=refused_with_footage)
     _check(out, suite=suite, data=data, audio=audio, long_run=long_run)
@@ -144,7 +149,7 @@ def evaluate(
         out=out,
         system=system,
         rival=audio,
-        plan=Plan(given=given, mirror=mirror),
+        plan=Plan(given=given, mirror=mirror, is_brief=brief),
         classifier=_load_classifier(classifier),
         seed=seed,
         num_jobs=num_jobs,

@@ -24,6 +24,7 @@ from spatial_v2a.checkpoint import (
     write_checkpoint,
 )
 from spatial_v2a.config import Config
+from spatial_v2a.frame_stream import FrameStream, find_frame_stream
 from spatial_v2a.generator import Generator
 
 
@@ -78,6 +79,44 @@ class SpatialV2A(nn.Module):
         load_into(model, read_tensors(folder, MODEL), where=folder)
         model.folder = folder
         return model.eval()
+
+    def stream(
+        self,
+        *,
+        seed: int = 0,
+        nfe: int | None = None,
+        guidance: float | None = None,
+        spatial_guidance: float = 1.0,
+        without: tuple[str, ...] = (),
+        fov_deg: float | None = None,
+    ) -> FrameStream:
+        """Opens a stream: `with model.stream() as s: audio = s.push(frame)`, 30 times a second.
+
+        Args:
+            seed: same seed, same frames, same machine: same samples.
+            nfe: evaluations of the head per tick; None is the checkpoint's own number.
+            guidance: weight of everything seen, 0..20; 1 is plain, None the checkpoint's own.
+            spatial_guidance: weight of depth and boxes, 0..20; 1 is plain.
+            without: what to leave out, of "depth", "boxes" and "dino".
+            fov_deg: horizontal field of view of the frames in degrees, 1..175; None is the
+                checkpoint's own.
+
+        Returns:
+            A stream that takes uint8 RGB frames [H, W, 3] and gives float32 sound [1600, 2].
+
+        Raises:
+            UserError: an option out of range, a model without a checkpoint folder, or no engine
+                installed.
+        """
+        return find_frame_stream()(
+            self,
+            seed=seed,
+            nfe=nfe,
+            guidance=guidance,
+            spatial_guidance=spatial_guidance,
+            without=without,
+            fov_deg=fov_deg,
+        )
 
     def save_pretrained(
         self,

@@ -63,6 +63,18 @@ def test_streams_that_are_left_out_change_the_sound(checkpoint, shards, tmp_path
         assert read != (tmp_path / "audio" / row / "walk-a.wav").read_bytes(), row
 
 
+def test_a_brief_report_holds_the_model_alone(checkpoint, shards, tmp_path):
+    settings = {"data": [shards], "checkpoint": str(checkpoint), "nfe": 1, "clips": 2}
+    evaluate(tmp_path / "brief", brief=True, given=False, mirror=False, **settings)
+    evaluate(tmp_path / "whole", given=False, mirror=False, **settings)
+    brief, whole = (
+        json.loads((tmp_path / name / "report.json").read_text())["rows"]
+        for name in ("brief", "whole")
+    )
+    assert list(brief) == ["ground_truth", "model", "mono"]
+    assert brief == {name: whole[name] for name in brief}, "leaving rows out changes no figure"
+
+
 def test_third_octaves_find_a_tone():
     time_s = np.arange(TIMING.sample_rate_hz) / TIMING.sample_rate_hz
     tone_LC = np.stack([0.1 * np.sin(2 * np.pi * 1000 * time_s)] * 2, axis=-1)

@@ -162,7 +162,7 @@ def _scored_row(variant: Variant, inputs: Inputs, run_dir: Path) -> dict:
         if saved["asked"] == asked:
             return saved["row"]
     scores, is_given = run_dir / "scores", variant.geometry == "given"
-    command = [_evaluate_program(), "evaluate", "--out", str(scores), "--no-mirror"]
+    command = [_evaluate_program(), "evaluate", "--out", str(scores), "--no-mirror", "--brief"]
     command += ["--checkpoint", str(run_dir / "checkpoint"), "--jobs", str(inputs.jobs)]
     command += [part for folder in inputs.test for part in ("--data", str(folder))]
     command += [part for stream in variant.without for part in ("--without", stream)]

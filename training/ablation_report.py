@@ -13,6 +13,8 @@ FIGURES = (
     ("sign_accuracy", "right side %", 100, True),
     ("azimuth_error_deg", "azimuth error deg", 1, False),
     ("class_accuracy", "class right %", 100, True),
+    ("level_against_truth_db", "level against truth dB", 1, True),
+    ("level_distance_spearman", "level over distance, Spearman", 1, False),
 )
 HEADLINE = "sign_accuracy"
 

@@ -21,6 +21,7 @@ MODEL = "model"
 WITHOUT = "model_without_depth_boxes"
 GIVEN = "model_given"
 MIRRORED = "model_mirrored"
+MONO = "mono"
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def null_rows(
             f"its mono, panned by the largest {panner} box",
             lambda record: panned(record, hold_last(record.panner_azimuth_T)),
         ),
-        Row("mono", "its mono, twice", lambda r: constant_pan(mono(r), difference_db=0.0)),
+        Row(MONO, "its mono, twice", lambda r: constant_pan(mono(r), difference_db=0.0)),
         Row("hard_left", "its mono, hard left", lambda r: constant_pan(mono(r), difference_db=50)),
         Row("random_pan", "its mono, random pan", random),
     ]

@@ -36,11 +36,13 @@ class Plan:
 
     Attributes:
         given, mirror: also with the engine's geometry; also on the flipped frames.
+        is_brief: the model alone beside ground truth and mono, to compare many models.
         only_model: nothing but the model itself (for clips in which nothing sounds).
     """
 
     given: bool
     mirror: bool
+    is_brief: bool = False
     only_model: bool = False
 
     @property
@@ -48,8 +50,17 @@ class Plan:
         """Rows the model makes, in order."""
         if self.only_model:
             return [rows.MODEL]
-        optional = [(rows.GIVEN, self.given), (rows.MIRRORED, self.mirror)]
-        return [rows.MODEL, rows.WITHOUT, *(name for name, wanted in optional if wanted)]
+        optional = [
+            (rows.WITHOUT, not self.is_brief),
+            (rows.GIVEN, self.given),
+            (rows.MIRRORED, self.mirror),
+        ]
+        return [rows.MODEL, *(name for name, wanted in optional if wanted)]
+
+    @property
+    def has_codec(self) -> bool:
+        """Whether the ground truth also goes through the codec."""
+        return not (self.is_brief or self.only_model)
 
 
 def clip_stamp(system: System, clip: Clip, *, slot: int) -> str:
@@ -90,7 +101,7 @@ def generate_group(system: System, group: list[Clip], store: SoundStore, *, plan
         for clip in group:
             keep_ground_truth(clip, store)
     no_notes: list[dict] = [{} for _ in group]
-    if not plan.only_model and missing(rows.CODEC):
+    if plan.has_codec and missing(rows.CODEC):
         save(rows.CODEC, [codec_round_trip(system, clip.audio_LC()) for clip in group], no_notes)
     wanted = [row for row in plan.row_names if missing(row)]
     if set(wanted) - {rows.MIRRORED}:

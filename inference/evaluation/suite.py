@@ -105,7 +105,7 @@ class Suite:
         by_name = {score.row.name: score for score in scores}
         checks = self._checks(records, by_name, mirrored)
         self._plot(records, by_name)
-        skills = {name: skill(score, by_name["mono"]) for name, score in by_name.items()}
+        skills = {name: skill(score, by_name[rows.MONO]) for name, score in by_name.items()}
         run = {**description, "clips": [record.truth.key for record in records]}
         return write_report(self.out, scores=scores, skills=skills, checks=checks, run=run)
 
@@ -170,18 +170,20 @@ class Suite:
         """Rows in order, and the mirrored sounds' row, which is a check and no line."""
         names = [rows.GROUND_TRUTH]
         if self.system is not None:
-            names += [rows.CODEC, *(n for n in self.plan.row_names if n != rows.MIRRORED)]
+            names += [rows.CODEC] if self.plan.has_codec else []
+            names += [name for name in self.plan.row_names if name != rows.MIRRORED]
         titles = {name: TITLES[name] for name in names}
         if self.rival is not None:
             titles[RIVAL] = f"{self.rival.name} (given sounds)"
         table = rows.stored_rows(self.store, titles)
-        table += rows.null_rows(
+        nulls = rows.null_rows(
             self.store,
             records,
             system=rows.MODEL if self.system is not None else RIVAL,
             panner="detected" if self.system is not None else "given",
             seed=self.seed,
         )
+        table += [row for row in nulls if row.name == rows.MONO or not self.plan.is_brief]
         if self.system is None or not self.plan.mirror:
             return table, None
         return table, rows.stored_rows(self.store, {rows.MIRRORED: "mirrored"})[0]

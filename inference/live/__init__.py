@@ -1,0 +1,1 @@
+"""Sound for a running picture: capture, step and playback against one clock."""

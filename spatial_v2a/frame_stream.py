@@ -1,0 +1,76 @@
+"""What a model's `stream()` gives, and how the part that runs it is found without importing it.
+
+The core knows no engine. A package that has one registers a factory with the signature of
+`FrameStreamFactory` in the entry point group `GROUP`; this distribution registers its own.
+"""
+
+from importlib.metadata import entry_points
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spatial_v2a.errors import UserError
+
+GROUP = "spatial_v2a.stream"
+
+
+class FrameStream(Protocol):
+    """Pictures in, sound out, one tick of 1/30 s at a time; open until `close` or `with` ends."""
+
+    def push(self, frame_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Sound [1600, 2] of one tick, float32, about -1..1.
+
+        Args:
+            frame_HWC: uint8 RGB [height, width, 3]; the size may change from call to call.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forgets everything pushed: the next sound is that of a stream just opened."""
+        ...
+
+    def close(self) -> None:
+        """Ends the stream; closing twice is harmless."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class FrameStreamFactory(Protocol):
+    """Opens a stream of a model; the options are those of `SpatialV2A.stream`."""
+
+    def __call__(
+        self,
+        model: Any,
+        *,
+        seed: int,
+        nfe: int | None,
+        guidance: float | None,
+        spatial_guidance: float,
+        without: tuple[str, ...],
+        fov_deg: float | None,
+    ) -> FrameStream: ...
+
+
+def find_frame_stream(group: str = GROUP) -> FrameStreamFactory:
+    """The registered factory; of several the first by name.
+
+    Raises:
+        UserError: nothing is registered, as when the package was installed before it had streams.
+    """
+    points = sorted(entry_points(group=group), key=lambda point: point.name)
+    if not points:
+        raise UserError(
+            f"nothing is registered to run a stream (entry point group {group}); install the"
+            " package again, e.g. pip install -e ."
+        )
+    return points[0].load()
