@@ -102,7 +102,7 @@ class Dubber:
         Raises:
             UserError: the video turns out damaged, or the disk cannot take the output.
         """
-        engine = Engine(self.model, settings=self.settings, traced=True)
+        engine = Engine(self.model, settings=self.settings, is_compiled=True)
         self.perception.init_state(1)
         # A second core sees the next tick while the first hears this one.
         seen = self._perceive(job) if self.device == "cuda" else ahead(self._perceive(job))

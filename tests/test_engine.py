@@ -1,5 +1,7 @@
 """The engine: streaming equals the offline formula, seeds, idle streams, reset, guidance."""
 
+import copy
+
 import pytest
 import torch
 
@@ -154,8 +156,23 @@ def test_reset_equals_fresh_and_addresses_stay(tiny_config: Config, model) -> No
 
 
 @pytest.mark.parametrize("num_streams", [1, 2], ids=["one", "two"])
-def test_traced_gives_the_same_samples(tiny_config: Config, model, num_streams: int) -> None:
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda",
+            marks=pytest.mark.skipif(
+                not torch.cuda.is_available(), reason="CUDA graphs need a GPU, none is here"
+            ),
+        ),
+    ],
+)
+def test_compiled_gives_the_same_samples(
+    tiny_config: Config, model, device: str, num_streams: int
+) -> None:
     """Also after a reset, and with idle ticks, which run eagerly on the same state."""
+    model = copy.deepcopy(model).to(device)
     features = random_features(tiny_config, num_streams=num_streams, num_ticks=8)
     settings = EngineSettings(seed=2, guidance=1.5, spatial_guidance=2.0)
 
@@ -166,14 +183,14 @@ def test_traced_gives_the_same_samples(tiny_config: Config, model, num_streams: 
         idle = engine.step(tick(features, 0), active)
         return torch.cat([first, idle, engine.generate(features)], dim=1)
 
-    eager, traced = (
-        Engine(model, num_streams=num_streams, settings=settings, traced=traced)
-        for traced in (False, True)
+    eager, compiled = (
+        Engine(model, num_streams=num_streams, settings=settings, is_compiled=is_compiled)
+        for is_compiled in (False, True)
     )
-    addresses = [tensor.data_ptr() for tensor in state_tensors(traced.state)]
-    heard = hear(traced)
+    addresses = [tensor.data_ptr() for tensor in state_tensors(compiled.state)]
+    heard = hear(compiled)
     assert heard.abs().max() > 1e-3 and torch.equal(heard, hear(eager))
-    assert addresses == [tensor.data_ptr() for tensor in state_tensors(traced.state)]
+    assert addresses == [tensor.data_ptr() for tensor in state_tensors(compiled.state)]
 
 
 def test_guidance_of_one_is_plain_and_others_differ(tiny_config: Config, model) -> None:

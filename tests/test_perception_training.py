@@ -43,7 +43,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pool_reads_frames_boxes_and_depth(shards: Path) -> None:
-    pool = FramePool(shards, frames_per_clip=3)
+    pool = FramePool([shards], frames_per_clip=3)
     assert len(pool.frames) == 6 and pool.num_clips == 2 and pool.refresh() == 0
     np.testing.assert_allclose(pool.frames[0].boxes_K5, [[0, 0.375, 0.5, 0.25, 0.5]])
     assert pool.weights().sum() == pytest.approx(1.0)
@@ -71,7 +71,7 @@ def test_a_crop_moves_boxes_with_the_picture(is_flipped: bool) -> None:
 @pytest.mark.parametrize("part", ["dino", "depth", "detector"])
 def test_each_part_trains_scores_and_resumes(part, shards: Path, tmp_path: Path) -> None:
     config = load_config("tiny").perception
-    pool = FramePool(shards, frames_per_clip=2)
+    pool = FramePool([shards], frames_per_clip=2)
     common = {"pool": pool, "out": tmp_path, "seed": 0, "batch_size": 2}
     train_part(part, config, val=None, budget=Budget(num_steps=1), **common)
     train_part(part, config, val=shards, budget=Budget(num_steps=2), **common)
@@ -124,7 +124,7 @@ def test_rate_warms_up_and_falls() -> None:
 
 
 def test_perfect_detections_score_one_and_mirrored_ones_zero(shards: Path) -> None:
-    frames = FramePool(shards, frames_per_clip=2).frames
+    frames = FramePool([shards], frames_per_clip=2).frames
     perfect, mirrored = [], []
     for frame in frames:
         boxes = frame.boxes_K5
@@ -139,4 +139,4 @@ def test_perfect_detections_score_one_and_mirrored_ones_zero(shards: Path) -> No
 
 def test_command_names_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no clip found"):
-        perception(tmp_path, tmp_path / "out", steps=1, config="tiny", threads=1)
+        perception([tmp_path], tmp_path / "out", steps=1, config="tiny", threads=1)

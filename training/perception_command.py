@@ -81,7 +81,7 @@ def recipe(part: Part, config: PerceptionConfig) -> Recipe:
 
 
 def perception(
-    data: Annotated[Path, typer.Option(help="Folder of training shards.")],
+    data: Annotated[list[Path], typer.Option(help="Folder of training shards; repeatable.")],
     out: Annotated[Path, typer.Option(help="Run folder; the checkpoint is OUT/checkpoint.")],
     val: Annotated[Path | None, typer.Option(help="Folder of validation shards.")] = None,
     config: Annotated[str, typer.Option(help="Preset name or YAML file.")] = "stage",
@@ -98,7 +98,7 @@ def perception(
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
     pool = FramePool(data, frames_per_clip=FRAMES_PER_TRAIN_CLIP)
-    log.info("%d frames of %d clips in %s", len(pool.frames), pool.num_clips, data)
+    log.info("%d frames of %d clips", len(pool.frames), pool.num_clips)
     for part in PARTS if only is None else [only]:
         budget = Budget(steps, None if steps else minutes or DEFAULT_MINUTES[part])
         train_part(part, settings, pool=pool, val=val, out=out, budget=budget, seed=seed)
@@ -139,7 +139,7 @@ def train_part(
     folder = out / "checkpoint"
     write_weights(folder, part, plan.encoder(loop.ema))
     if val is not None and any(val.rglob("*.tar")):
-        frames = FramePool(val, frames_per_clip=FRAMES_PER_VAL_CLIP).frames
+        frames = FramePool([val], frames_per_clip=FRAMES_PER_VAL_CLIP).frames
         metrics |= plan.score(loop.ema, frames)
     _merge_metrics(folder / "perception_metrics.json", part, metrics)
     log.info("%s: %s", part, json.dumps(metrics))

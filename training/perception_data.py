@@ -39,16 +39,18 @@ class LabelledFrame:
 
 
 class FramePool:
-    """Frames of all shards under a folder; `refresh` takes in shards that appeared since.
+    """Frames of all shards under some folders; `refresh` takes in shards that appeared since.
 
     Args:
-        folder: where `*.tar` shards lie, at any depth.
+        folders: where `*.tar` shards lie, at any depth.
         frames_per_clip: spread over the clip, one in a random place of each equal part.
         max_clips: stop after this many clips, or None.
     """
 
-    def __init__(self, folder: Path, *, frames_per_clip: int, max_clips: int | None = None) -> None:
-        self.folder = folder
+    def __init__(
+        self, folders: list[Path], *, frames_per_clip: int, max_clips: int | None = None
+    ) -> None:
+        self.folders = folders
         self.frames_per_clip = frames_per_clip
         self.max_clips = max_clips
         self.frames: list[LabelledFrame] = []
@@ -57,12 +59,13 @@ class FramePool:
         self._refreshed_s = time.monotonic()
         self.refresh()
         if not self.frames:
-            raise UserError(f"no clip found in {folder}; record some with spatial-v2a-train record")
+            where = ", ".join(str(folder) for folder in folders)
+            raise UserError(f"no clip found in {where}; record some with spatial-v2a-train record")
 
     def refresh(self) -> int:
         """Reads shards not read before; returns how many frames came in."""
         before = len(self.frames)
-        for path in sorted(self.folder.rglob("*.tar")):
+        for path in sorted(path for folder in self.folders for path in folder.rglob("*.tar")):
             if path in self._read:
                 continue
             self._read.add(path)

@@ -1,0 +1,93 @@
+"""The passes of a tick, compiled once for one state: what tracing and CUDA graphs have in common."""
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from spatial_v2a.features import FrameFeatures, empty_features
+from spatial_v2a.generator import Condition
+from spatial_v2a.inference.passes import EngineState, Passes
+from spatial_v2a.streaming import reset_
+
+# Takes the trees of a pass; gives the tensors of what the pass returns.
+Call = Callable[..., tuple[Tensor, ...]]
+
+
+class CompiledPasses(Passes):
+    """Passes compiled for the state that `init_state` returns; with idle streams they run eagerly.
+
+    Arguments as for `Passes`. A subclass says in `compile` what is made of a pass.
+    """
+
+    @abstractmethod
+    def compile(self, function: Callable, example: tuple, weights: nn.Module) -> Call:
+        """A faster `function`.
+
+        Args:
+            function: (*trees) -> a tree or None; it writes its state in place.
+            example: trees of the shapes of every later call; a state in it is that of every call.
+            weights: holds the parameters that the function reads.
+        """
+
+    @torch.inference_mode()
+    def init_state(self) -> EngineState:
+        """All-zero state, the one that every call must get."""
+        state = super().init_state()
+        features, noise_BND = self._example_features(), self.example_noise()
+        generator, decoder = self.model.generator, self.model.autoencoder.decoder
+        v_R1V = super().fuse(features, state)
+        condition = super().attend(v_R1V, state)
+        x_BD = super().draw(noise_BND, condition)
+        self._fuse = self.compile(super().fuse, (features, state), generator.conditioner)
+        self._attend = self.compile(super().attend, (v_R1V, state), generator)
+        self._draw = self.compile(super().draw, (noise_BND, condition), generator)
+        self._decode = self.compile(super().decode, (x_BD, state), decoder)
+        self._remember = self.compile(super().remember, (x_BD, state), generator)
+        reset_(state)
+        return state
+
+    def fuse(
+        self, features_B1: FrameFeatures, state: EngineState, active_B: Tensor | None = None
+    ) -> Tensor:
+        """As in `Passes`."""
+        if active_B is not None:
+            return super().fuse(features_B1, state, active_B)
+        return self._fuse(features_B1, state)[0]
+
+    def attend(
+        self, v_R1V: Tensor, state: EngineState, active_B: Tensor | None = None
+    ) -> Condition:
+        """As in `Passes`."""
+        if active_B is not None:
+            return super().attend(v_R1V, state, active_B)
+        return Condition(*self._attend(v_R1V, state))
+
+    def draw(self, noise_BND: Tensor, condition: Condition) -> Tensor:
+        """As in `Passes`."""
+        return self._draw(noise_BND, condition)[0]
+
+    def decode(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> Tensor:
+        """As in `Passes`."""
+        if active_B is not None:
+            return super().decode(x_BD, state, active_B)
+        return self._decode(x_BD, state)[0]
+
+    def remember(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> None:
+        """As in `Passes`."""
+        if active_B is not None:
+            return super().remember(x_BD, state, active_B)
+        self._remember(x_BD, state)
+
+    def _example_features(self) -> FrameFeatures:
+        shapes = self.model.config.perception.shapes
+        features = empty_features(
+            self.num_streams,
+            1,
+            num_patches=shapes.num_patches,
+            dino_dim=shapes.dino_dim,
+            depth_grid=shapes.depth_grid,
+            max_boxes=shapes.max_boxes,
+        )
+        return features.map(lambda x: x.to(self.model.latent_mean_D.device))
