@@ -1,4 +1,4 @@
-"""The passes of a tick, compiled once for one state: what tracing and CUDA graphs have in common."""
+"""The passes of a tick, compiled for one state: what tracing and CUDA graphs have in common."""
 
 from abc import abstractmethod
 from collections.abc import Callable

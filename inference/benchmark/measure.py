@@ -49,7 +49,9 @@ def measure(
         torch.cuda.reset_peak_memory_stats(device)
     try:
         with engine_threads(device, num_threads=num_threads):
-            engine = Engine(subject.model, num_streams=num_streams, settings=settings, is_compiled=True)
+            engine = Engine(
+                subject.model, num_streams=num_streams, settings=settings, is_compiled=True
+            )
             runner = Runner(subject, engine, feed, is_ahead=device.type == "cpu")
             runner.run(WARMUP_TICKS)
             ticks = runner.run(num_ticks, clock=clock)
