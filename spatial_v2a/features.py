@@ -47,12 +47,25 @@ class FrameFeatures:
         return FrameFeatures(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
     def without(self, *streams: str) -> "FrameFeatures":
-        """Switches whole streams off; names among 'dino', 'depth', 'boxes'."""
+        """Switches whole streams off; names among 'dino', 'depth', 'boxes'.
+
+        The nearness of a box is read from the depth map: it goes with depth.
+        """
         unknown = set(streams) - {"dino", "depth", "boxes"}
         if unknown:
             raise ValueError(f"unknown streams {sorted(unknown)}; choose from dino, depth, boxes")
         flags = {f"has_{s}_BT": torch.zeros_like(getattr(self, f"has_{s}_BT")) for s in streams}
-        return replace(self, **flags)
+        lost = replace(self, **flags)
+        if "depth" not in streams:
+            return lost
+        return replace(lost, boxes_BTKF=without_nearness(self.boxes_BTKF))
+
+
+def without_nearness(boxes_BTKF: Tensor) -> Tensor:
+    """Box fields in which every nearness is 0, as when no depth map was there to read it from."""
+    keep_F = torch.ones(len(BOX_FIELDS), dtype=boxes_BTKF.dtype, device=boxes_BTKF.device)
+    keep_F[BOX_FIELDS.index("nearness")] = 0
+    return boxes_BTKF * keep_F
 
 
 def empty_features(

@@ -4,7 +4,7 @@ The core knows no engine. A package that has one registers a factory with the si
 `FrameStreamFactory` in the entry point group `GROUP`; this distribution registers its own.
 """
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, distributions
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -67,10 +67,24 @@ def find_frame_stream(group: str = GROUP) -> FrameStreamFactory:
     Raises:
         UserError: nothing is registered, as when the package was installed before it had streams.
     """
-    points = sorted(entry_points(group=group), key=lambda point: point.name)
+    points = sorted(_registered(group), key=lambda point: point.name)
     if not points:
         raise UserError(
             f"nothing is registered to run a stream (entry point group {group}); install the"
             " package again, e.g. pip install -e ."
         )
     return points[0].load()
+
+
+def _registered(group: str) -> list[EntryPoint]:
+    """Entry points of every distribution on the path.
+
+    Not `entry_points(group=...)`, which reads one distribution a name: in a checkout the one it
+    takes can be an old build's egg-info, and that hides what was installed since.
+    """
+    return [
+        point
+        for distribution in distributions()
+        for point in distribution.entry_points
+        if point.group == group
+    ]

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from spatial_v2a.features import FrameFeatures
+from spatial_v2a.features import FrameFeatures, without_nearness
 from spatial_v2a.strict import StrictConfig
 
 
@@ -29,7 +29,7 @@ class StreamDropout(StrictConfig):
 def drop_streams(
     features: FrameFeatures, probabilities: StreamDropout, *, generator: torch.Generator
 ) -> FrameFeatures:
-    """Clears presence flags of whole sequences at random.
+    """Clears presence flags of whole sequences at random; with depth goes the boxes' nearness.
 
     Args:
         features: perception of B sequences.
@@ -44,9 +44,13 @@ def drop_streams(
     def keep(has_BT: Tensor, lost_B: Tensor) -> Tensor:
         return has_BT & ~(lost_B | everything)[:, None]
 
+    has_depth_BT = keep(features.has_depth_BT, depth | spatial)
+    lost_BT = features.has_depth_BT & ~has_depth_BT
+    boxes_BTKF = features.boxes_BTKF
     return replace(
         features,
+        boxes_BTKF=torch.where(lost_BT[..., None, None], without_nearness(boxes_BTKF), boxes_BTKF),
         has_dino_BT=keep(features.has_dino_BT, dino),
-        has_depth_BT=keep(features.has_depth_BT, depth | spatial),
+        has_depth_BT=has_depth_BT,
         has_boxes_BT=keep(features.has_boxes_BT, boxes | spatial),
     )

@@ -38,6 +38,12 @@ def test_an_absent_stream_hides_its_numbers(stream):
         stream, ["boxes_BTKF", "class_BTK", "box_mask_BTK"]
     )
     changed = replace(here, **{name: getattr(other, name) for name in names})
+    if stream == "depth":
+        # What a box takes from the depth map goes with it.
+        near = BOX_FIELDS.index("nearness")
+        boxes = here.boxes_BTKF.clone()
+        boxes[..., near] = other.boxes_BTKF[..., near]
+        changed = replace(changed, boxes_BTKF=boxes)
     z = [generator(f, latents).z_BTZ for f in (here, changed)]
     assert not torch.allclose(z[0], z[1]), "the stream must matter when present"
     z = [generator(f.without(stream), latents).z_BTZ for f in (here, changed)]
@@ -131,6 +137,10 @@ def test_drop_streams_is_per_sequence_and_seeded():
     assert torch.equal(draws[0].has_boxes_BT[:, 0], draws[0].has_boxes_BT[:, 1])
     lost = 1 - draws[0].has_dino_BT.float().mean().item()
     assert abs(lost - 0.37) < 0.1, f"{lost:.2f} of the sequences lost DINO"
+    near = BOX_FIELDS.index("nearness")
+    has_depth_BT = draws[0].has_depth_BT
+    assert not draws[0].boxes_BTKF[..., near][~has_depth_BT].any(), "nearness goes with depth"
+    assert torch.equal(draws[0].boxes_BTKF[has_depth_BT], features.boxes_BTKF[has_depth_BT])
 
 
 def test_loss_is_seeded_and_ignores_padding():

@@ -17,6 +17,7 @@ FIGURES = (
     ("level_distance_spearman", "level over distance, Spearman", 1, False),
 )
 HEADLINE = "sign_accuracy"
+COLUMNS = 3  # panels side by side; the number of figures is a multiple of it
 
 Rows = dict[str, list[dict]]  # per variant, the model's row of report.json for each seed
 
@@ -70,9 +71,11 @@ def _cell(figure: dict, factor: int) -> str:
 
 def _plot(path: Path, rows: Rows) -> None:
     """One panel per figure, one bar per variant (first seed) with its interval."""
-    figure, axes = plt.subplots(1, len(FIGURES), figsize=(4 * len(FIGURES), 0.5 * len(rows) + 1.5))
+    num_lines = len(FIGURES) // COLUMNS
+    size = (4.2 * COLUMNS, num_lines * (0.32 * len(rows) + 0.8))
+    figure, axes = plt.subplots(num_lines, COLUMNS, figsize=size, squeeze=False)
     names = list(rows)
-    for axis, (key, title, factor, _) in zip(axes, FIGURES, strict=True):
+    for axis, (key, title, factor, _) in zip(axes.flat, FIGURES, strict=True):
         for place, name in enumerate(names):
             cell = rows[name][0][key]
             if cell["value"] is None:
@@ -81,7 +84,7 @@ def _plot(path: Path, rows: Rows) -> None:
             axis.barh(place, value, color="tab:blue", alpha=0.7)
             axis.plot([low, high], [place, place], color="black")
         axis.set_title(title)
-        axis.set_yticks(range(len(names)), names if axis is axes[0] else [""] * len(names))
+        axis.set_yticks(range(len(names)), names if axis in axes[:, 0] else [""] * len(names))
         axis.invert_yaxis()
     figure.tight_layout()
     figure.savefig(path, dpi=110)
