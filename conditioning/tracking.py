@@ -28,6 +28,8 @@ FORGET_AFTER_TICKS = TIMING.tick_hz
 COAST_TICKS = 3
 COAST_SCORE = 0.7
 MIN_COAST_HITS = 3
+# Weak boxes alone carry a track on for this long: some things only look like an object at times.
+WEAK_TICKS = TIMING.tick_hz
 
 
 @dataclass
@@ -39,6 +41,7 @@ class _Track:
     score: float
     num_hits: int = 1
     num_missed: int = 0
+    num_weak: int = 0
 
     @property
     def class_index(self) -> int:
@@ -65,6 +68,7 @@ class BoxTracker:
         """Tracks of this tick; a new object is in the list of the tick that first shows it."""
         for track in self._tracks:
             track.box_4 = track.box_4 + track.velocity_4
+            track.num_weak += 1
         boxes_N4 = _centre_size(found.corners_K4)
         is_strong_N = found.score_K >= self.new_track_score
         waiting = list(range(len(self._tracks)))
@@ -102,6 +106,8 @@ class BoxTracker:
                 n = int(candidates[column])
                 label, score = int(found.class_K[n]), float(found.score_K[n])
                 _update(self._tracks[k], boxes_N4[n], label, score)
+                if score >= self.new_track_score:
+                    self._tracks[k].num_weak = 0
         left_tracks = [k for k, column in zip(waiting, match_K, strict=True) if column < 0]
         left = [int(n) for n, row in zip(candidates, match_N, strict=True) if row < 0]
         return left_tracks, left
@@ -123,6 +129,8 @@ def _update(track: _Track, box_4: NDArray, label: int, score: float) -> None:
 
 
 def _is_shown(track: _Track) -> bool:
+    if track.num_weak > WEAK_TICKS:
+        return False
     if track.num_missed == 0:
         return True
     cx, cy = track.box_4[:2]

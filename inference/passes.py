@@ -4,8 +4,9 @@
     remember(latent)                     # between frames: the next frame need not wait for it
 
 Every pass takes tensors and a state that it writes in place, and nothing else: no Python number,
-no host read. Legend: B streams, R rows (streams times guidance branches), N noise draws, D latent
-width, V frame token width, Z condition width, C audio channels, L samples.
+no host read. Legend: B streams, W views (the streams, and with `is_symmetric`
+their mirrored pictures after them), R rows (views times guidance branches, branch-major), N noise
+draws, D latent width, V frame token width, Z condition width, C audio channels, L samples.
 """
 
 from dataclasses import dataclass
@@ -14,10 +15,16 @@ import torch
 from torch import Tensor
 
 from spatial_v2a.autoencoder import DecoderState
-from spatial_v2a.features import FrameFeatures
+from spatial_v2a.features import FrameFeatures, mirror_features
 from spatial_v2a.generator import Condition, GeneratorState
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.samplers import noise_scale, num_noises, sample, sampler_sigmas
+from spatial_v2a.samplers import (
+    num_noises,
+    sample,
+    sampler_sigmas,
+    shape_noise,
+    symmetric_denoise,
+)
 
 ALL_STREAMS = ("dino", "depth", "boxes")
 SPATIAL_STREAMS = ("depth", "boxes")
@@ -64,19 +71,18 @@ class Passes:
             self._branches.append((SPATIAL_STREAMS, spatial_guidance))
         mean_D = model.latent_mean_D
         sampler = model.config.sampler
+        self._num_views = 2 * num_streams if sampler.is_symmetric else num_streams
+        self._num_odd = model.config.autoencoder.num_odd_latents
+        self._sign_D = torch.ones_like(mean_D)
+        self._sign_D[len(mean_D) - self._num_odd :] = -1
         self._num_draws = num_noises(sampler, nfe=nfe)
         self._sigmas = sampler_sigmas(sampler, nfe=nfe).to(mean_D)
-        self._noise_scale_D = noise_scale(
-            sampler,
-            latent_dim=len(mean_D),
-            num_odd_latents=model.config.autoencoder.num_odd_latents,
-        ).to(mean_D)
 
     def init_state(self) -> EngineState:
         """All-zero state on the model's device, in its type."""
         mean_D = self.model.latent_mean_D
         where = {"max_chunk": 1, "device": mean_D.device, "dtype": mean_D.dtype}
-        num_rows = self.num_streams * len(self._branches)
+        num_rows = self._num_views * len(self._branches)
         return EngineState(
             self.model.generator.init_state(num_rows, **where),
             self.model.autoencoder.init_state(self.num_streams, **where),
@@ -88,16 +94,20 @@ class Passes:
         return mean_D.new_zeros(self.num_streams, self._num_draws, len(mean_D))
 
     def rows(self, value_B: Tensor | None) -> Tensor | None:
-        """A value per stream as a value per row, branch-major."""
-        if value_B is None or len(self._branches) == 1:
+        """A value per stream as a value per row."""
+        times = self._num_views // self.num_streams * len(self._branches)
+        if value_B is None or times == 1:
             return value_B
-        return value_B.repeat(len(self._branches), *[1] * (value_B.dim() - 1))
+        return value_B.repeat(times, *[1] * (value_B.dim() - 1))
 
     def fuse(
         self, features_B1: FrameFeatures, state: EngineState, active_B: Tensor | None = None
     ) -> Tensor:
         """Perception [B, 1] to frame tokens [R, 1, V]."""
         features = features_B1.without(*self._without)
+        if self._num_views > self.num_streams:
+            grid_width = self.model.config.perception.shapes.grid_width
+            features = _stack([features, mirror_features(features, grid_width=grid_width)])
         if len(self._branches) > 1:
             features = _stack([features.without(*dropped) for dropped, _ in self._branches])
         conditioner = self.model.generator.conditioner
@@ -106,16 +116,19 @@ class Passes:
     def attend(
         self, v_R1V: Tensor, state: EngineState, active_B: Tensor | None = None
     ) -> Condition:
-        """Frame tokens to the tick's condition [B, 1], guidance included."""
+        """Frame tokens to the tick's condition [W, 1], guidance included."""
         generator = self.model.generator
         condition = generator.attend(v_R1V, state.generator, self.rows(active_B))
         return condition if len(self._branches) == 1 else condition.map(self._guide)
 
     def draw(self, noise_BND: Tensor, condition: Condition) -> Tensor:
         """A normalised latent [B, D] from standard normal draws."""
+        config = self.model.config.sampler
         denoise = self.model.generator.denoiser(condition)
-        noise_NBD = (noise_BND * self._noise_scale_D).transpose(0, 1)
-        return sample(denoise, noise_NBD, self._sigmas, config=self.model.config.sampler)
+        if self._num_views > self.num_streams:
+            denoise = symmetric_denoise(denoise, self._sign_D)
+        shaped_BND = shape_noise(noise_BND, config, num_odd_latents=self._num_odd)
+        return sample(denoise, shaped_BND.transpose(0, 1), self._sigmas, config=config)
 
     def decode(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> Tensor:
         """Stereo sound [B, L, C] of a normalised latent; idle streams are silent."""
@@ -127,7 +140,11 @@ class Passes:
 
     def remember(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> None:
         """Takes the latent just drawn into the history."""
-        self.model.generator.observe_latent(self.rows(x_BD), state.generator, self.rows(active_B))
+        views = x_BD
+        if self._num_views > self.num_streams:
+            views = torch.cat((x_BD, self._sign_D * x_BD))
+        rows = views.repeat(len(self._branches), 1)
+        self.model.generator.observe_latent(rows, state.generator, self.rows(active_B))
 
     def _guide(self, value_R: Tensor) -> Tensor:
         """Moves the full branch away from those that saw less.
@@ -136,7 +153,7 @@ class Passes:
         classifier-free guidance (2207.12598, eq. 6 with w = g - 1), applied to the condition, so
         that the head runs once per stream.
         """
-        full, *others = value_R.unflatten(0, (len(self._branches), self.num_streams)).unbind(0)
+        full, *others = value_R.unflatten(0, (len(self._branches), self._num_views)).unbind(0)
         guided = full
         for (_, weight), seen_less in zip(self._branches[1:], others, strict=True):
             guided = guided + (weight - 1.0) * (full - seen_less)

@@ -19,6 +19,11 @@ class SamplerConfig(StrictConfig):
         sigma_min, sigma_max: noise range in units of the normalised latent.
         odd_noise: scale of the noise that the odd dimensions (the pan) start from. Below 1 the side
             follows the picture rather than the dice; 1 samples the trained distribution.
+        max_radius: longest vector of even noise, in units of its expected length; longer draws are
+            shortened to it, None leaves them. Rare long draws start a sound where nothing is.
+        is_symmetric: the picture is also seen mirrored, and both answers are averaged after turning
+            the second one back (frame averaging, 2110.03336): with odd_noise 0 the mirrored
+            picture then gives exactly the swapped channels. Twice the rows, no second pass.
         rho: curvature of the noise schedule (Karras et al. 2022, equation 5).
     """
 
@@ -29,4 +34,6 @@ class SamplerConfig(StrictConfig):
     sigma_min: float = Field(default=0.002, gt=0)
     sigma_max: float = Field(default=80.0, gt=0)
     odd_noise: float = Field(default=1.0, ge=0)
+    max_radius: float | None = Field(default=None, gt=0)
+    is_symmetric: bool = False
     rho: float = Field(default=7.0, gt=0)

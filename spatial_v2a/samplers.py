@@ -37,11 +37,34 @@ def num_noises(config: SamplerConfig, *, nfe: int | None = None) -> int:
     return nfe if config.kind == "consistency" else 1
 
 
-def noise_scale(config: SamplerConfig, *, latent_dim: int, num_odd_latents: int) -> Tensor:
-    """Factor of the normal draws per latent dimension, float32 [D]; the odd ones come last."""
-    scale_D = torch.ones(latent_dim)
-    scale_D[latent_dim - num_odd_latents :] = config.odd_noise
-    return scale_D
+def shape_noise(noise: Tensor, config: SamplerConfig, *, num_odd_latents: int) -> Tensor:
+    """Standard normal draws [..., D] as the sampler wants them; the odd dimensions come last.
+
+    The odd ones are scaled by `odd_noise`, and even vectors longer than `max_radius` times their
+    expected length are shortened to that (the truncation of 1809.11096, for the whole vector).
+    """
+    num_even = noise.shape[-1] - num_odd_latents
+    even, odd = noise.split([num_even, num_odd_latents], dim=-1)
+    if config.max_radius is not None:
+        longest = config.max_radius * num_even**0.5
+        length = even.square().sum(-1, keepdim=True).sqrt()
+        even = even * (longest / length.clamp_min(1e-6)).clamp_max(1.0)
+    return torch.cat((even, config.odd_noise * odd), dim=-1)
+
+
+def symmetric_denoise(denoise: Denoise, sign_D: Tensor) -> Denoise:
+    """The average of two views of B streams: as seen, and mirrored and turned back.
+
+    Args:
+        denoise: takes [2 B, D], rows as seen first, then those of the mirrored pictures.
+        sign_D: -1 for the odd dimensions, 1 for the others.
+    """
+
+    def both(x_BD: Tensor, sigma: Tensor) -> Tensor:
+        seen_BD, turned_BD = denoise(torch.cat((x_BD, sign_D * x_BD)), sigma).chunk(2)
+        return 0.5 * (seen_BD + sign_D * turned_BD)
+
+    return both
 
 
 def karras_sigmas(
@@ -117,7 +140,7 @@ def sample(denoise: Denoise, noises: Tensor, sigmas: Tensor, *, config: SamplerC
 
     Args:
         denoise: estimate of the clean latent.
-        noises: normal draws [num_noises(config), ..., D], times `noise_scale`.
+        noises: normal draws [num_noises(config), ..., D] after `shape_noise`.
         sigmas: result of `sampler_sigmas`.
         config: kind of sampler.
     """

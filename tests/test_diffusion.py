@@ -19,6 +19,8 @@ from spatial_v2a.samplers import (
     sample_euler,
     sample_heun,
     sampler_sigmas,
+    shape_noise,
+    symmetric_denoise,
 )
 
 SIGMA = torch.tensor([0.0, 0.002, 0.5, 1.0, 80.0], dtype=torch.float64)
@@ -107,3 +109,22 @@ def test_evaluations_are_counted(kind, solver, nfe):
 def test_consistency_sampling_refuses_too_few_noises():
     with pytest.raises(ValueError, match="2 noise levels"):
         sample_consistency(_gaussian, torch.zeros(1, 3), torch.tensor([80.0, 0.8]))
+
+
+def test_shaped_noise_scales_the_pan_and_shortens_only_long_even_vectors():
+    """Even width 16: the expected length is 4, and 1.5 times that is 6."""
+    noise = torch.ones(3, 18)
+    noise[1, :16] = 2.0
+    noise[2, :16] = 0.0
+    shaped = shape_noise(noise, SamplerConfig(odd_noise=0.3, max_radius=1.5), num_odd_latents=2)
+    assert torch.allclose(shaped[:, :16].norm(dim=1), torch.tensor([4.0, 6.0, 0.0]))
+    assert torch.allclose(shaped[:, 16:], torch.full((3, 2), 0.3))
+    assert torch.equal(shape_noise(noise, SamplerConfig(), num_odd_latents=2), noise)
+
+
+def test_symmetric_denoising_is_odd_in_the_odd_dimensions():
+    sign_D = torch.tensor([1.0, 1.0, -1.0])
+    weight = torch.randn(3, 3, generator=torch.Generator().manual_seed(0))
+    both = symmetric_denoise(lambda x, sigma: (x @ weight + 1) / sigma, sign_D)
+    x_BD, sigma = torch.randn(4, 3, generator=torch.Generator().manual_seed(1)), torch.tensor(2.0)
+    assert torch.allclose(both(sign_D * x_BD, sigma), sign_D * both(x_BD, sigma))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features
+from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features, mirror_features
 from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.samplers import sample, sampler_sigmas
@@ -191,6 +191,32 @@ def test_compiled_gives_the_same_samples(
     heard = hear(compiled)
     assert heard.abs().max() > 1e-3 and torch.equal(heard, hear(eager))
     assert addresses == [tensor.data_ptr() for tensor in state_tensors(compiled.state)]
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_symmetric_sampler_swaps_the_channels_of_a_mirrored_picture(
+    tiny_config: Config, model, guidance: float
+) -> None:
+    """To rounding, for weights that know nothing of symmetry; streams and idle ticks included."""
+    features = random_features(tiny_config, num_streams=2, num_ticks=6).map(
+        lambda x: x.double() if x.is_floating_point() else x
+    )
+    grid_width = tiny_config.perception.shapes.grid_width
+    sampler = {"odd_noise": 0.0, "is_symmetric": True}
+    model = copy.deepcopy(model).double()
+    model.config = tiny_config.model_copy(
+        update={"sampler": tiny_config.sampler.model_copy(update=sampler)}
+    )
+
+    def hear(seen: FrameFeatures) -> torch.Tensor:
+        engine = Engine(model, num_streams=2, settings=EngineSettings(guidance=guidance))
+        active = torch.tensor([True, False])
+        return torch.cat([engine.step(tick(seen, 0), active), engine.generate(seen)], dim=1)
+
+    heard, mirrored = hear(features), hear(mirror_features(features, grid_width=grid_width))
+    difference = (heard[..., 0] - heard[..., 1]).abs().max()
+    assert difference > 1e-3, "left and right are equal, the test says nothing"
+    assert (heard.flip(-1) - mirrored).abs().max() < 1e-6
 
 
 def test_guidance_of_one_is_plain_and_others_differ(tiny_config: Config, model) -> None:

@@ -4,7 +4,7 @@ import torch
 
 from spatial_v2a.autoencoder import mirror_latents
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.samplers import noise_scale, num_noises, sample, sampler_sigmas
+from spatial_v2a.samplers import num_noises, sample, sampler_sigmas, shape_noise
 from spatial_v2a.training.generator_data import GeneratorData
 
 AUDIBLE_POWER = 1e-6
@@ -28,19 +28,16 @@ def validation_metrics(
     config = model.config.sampler
     sigmas = sampler_sigmas(config)
     state = model.generator.init_state(len(clips), device="cpu", dtype=torch.float32)
-    scale_D = noise_scale(
-        config,
-        latent_dim=model.config.autoencoder.latent_dim,
-        num_odd_latents=model.config.autoencoder.num_odd_latents,
-    )
     rng = torch.Generator().manual_seed(0)
+    clips_D = (len(clips), model.config.autoencoder.latent_dim)
     drawn = []
     for tick in range(num_ticks):
         parts = [c.given[0].map(lambda x, t=tick: x[:, t : t + 1]) for c in clips]
         batch = {k: torch.cat([vars(p)[k] for p in parts]) for k in vars(parts[0])}
         batch = {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
         condition = model.generator.observe_frame(type(parts[0])(**batch), state)
-        noises = torch.randn(num_noises(config), len(clips), len(scale_D), generator=rng) * scale_D
+        noises = torch.randn(num_noises(config), *clips_D, generator=rng)
+        noises = shape_noise(noises, config, num_odd_latents=data.num_odd_latents)
         x_BD = sample(model.generator.denoiser(condition), noises, sigmas, config=config)
         model.generator.observe_latent(x_BD, state)
         drawn.append(x_BD)
