@@ -20,6 +20,7 @@ from spatial_v2a.inference.graphed import GraphedPasses
 from spatial_v2a.inference.passes import Passes
 from spatial_v2a.inference.traced import TracedPasses
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.samplers import shape_noise
 from spatial_v2a.streaming import reset_
 from spatial_v2a.strict import StrictConfig
 
@@ -145,12 +146,17 @@ class Engine:
             self._random[stream].manual_seed(self.settings.seed + stream)
 
     def _draw_noise(self, active_B: Tensor | None) -> Tensor:
-        """Standard normal draws [B, N, D]; those of idle streams wait."""
+        """Noise [B, N, D] for the sampler; that of idle streams waits."""
         awake = [True] * self.num_streams if active_B is None else active_B.tolist()
         for noise_ND, random, is_awake in zip(self._noise_BND, self._random, awake, strict=True):
             if is_awake:
                 torch.randn(noise_ND.shape, generator=random, out=noise_ND)
-        return self._noise_BND.to(self.device, self.dtype)
+        shaped_BND = shape_noise(
+            self._noise_BND,
+            self.model.config.sampler,
+            num_odd_latents=self.model.config.autoencoder.num_odd_latents,
+        )
+        return shaped_BND.to(self.device, self.dtype)
 
 
 def _kind_of_passes(device: torch.device, *, is_compiled: bool) -> type[Passes]:

@@ -22,7 +22,6 @@ from spatial_v2a.samplers import (
     num_noises,
     sample,
     sampler_sigmas,
-    shape_noise,
     symmetric_denoise,
 )
 
@@ -72,9 +71,8 @@ class Passes:
         mean_D = model.latent_mean_D
         sampler = model.config.sampler
         self._num_views = 2 * num_streams if sampler.is_symmetric else num_streams
-        self._num_odd = model.config.autoencoder.num_odd_latents
         self._sign_D = torch.ones_like(mean_D)
-        self._sign_D[len(mean_D) - self._num_odd :] = -1
+        self._sign_D[len(mean_D) - model.config.autoencoder.num_odd_latents :] = -1
         self._num_draws = num_noises(sampler, nfe=nfe)
         self._sigmas = sampler_sigmas(sampler, nfe=nfe).to(mean_D)
 
@@ -122,13 +120,12 @@ class Passes:
         return condition if len(self._branches) == 1 else condition.map(self._guide)
 
     def draw(self, noise_BND: Tensor, condition: Condition) -> Tensor:
-        """A normalised latent [B, D] from standard normal draws."""
+        """A normalised latent [B, D] from noise after `shape_noise`."""
         config = self.model.config.sampler
         denoise = self.model.generator.denoiser(condition)
         if self._num_views > self.num_streams:
             denoise = symmetric_denoise(denoise, self._sign_D)
-        shaped_BND = shape_noise(noise_BND, config, num_odd_latents=self._num_odd)
-        return sample(denoise, shaped_BND.transpose(0, 1), self._sigmas, config=config)
+        return sample(denoise, noise_BND.transpose(0, 1), self._sigmas, config=config)
 
     def decode(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> Tensor:
         """Stereo sound [B, L, C] of a normalised latent; idle streams are silent."""

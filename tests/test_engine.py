@@ -155,6 +155,7 @@ def test_reset_equals_fresh_and_addresses_stay(tiny_config: Config, model) -> No
     assert before == [tensor.data_ptr() for tensor in state_tensors(engine.state)]
 
 
+@pytest.mark.parametrize("is_symmetric", [False, True], ids=["plain", "symmetric"])
 @pytest.mark.parametrize("num_streams", [1, 2], ids=["one", "two"])
 @pytest.mark.parametrize(
     "device",
@@ -169,12 +170,16 @@ def test_reset_equals_fresh_and_addresses_stay(tiny_config: Config, model) -> No
     ],
 )
 def test_compiled_gives_the_same_samples(
-    tiny_config: Config, model, device: str, num_streams: int
+    tiny_config: Config, model, device: str, num_streams: int, is_symmetric: bool
 ) -> None:
     """Also after a reset, and with idle ticks, which run eagerly on the same state."""
     model = copy.deepcopy(model).to(device)
     features = random_features(tiny_config, num_streams=num_streams, num_ticks=8)
     settings = EngineSettings(seed=2, guidance=1.5, spatial_guidance=2.0)
+    sampler = {"max_radius": 1.0, "is_symmetric": is_symmetric}
+    model.config = tiny_config.model_copy(
+        update={"sampler": tiny_config.sampler.model_copy(update=sampler)}
+    )
 
     def hear(engine: Engine) -> torch.Tensor:
         first = engine.generate(features)
