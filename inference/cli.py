@@ -1,4 +1,4 @@
-"""Command line `spatial-v2a`: dub, demo, evaluate and inspect."""
+"""Command line `spatial-v2a`: dub, live, demo, evaluate, inspect and bench."""
 
 import logging
 import os
@@ -207,6 +207,15 @@ def _register_bench() -> None:
 
 
 _register_bench()
+
+
+def _register_live() -> None:
+    from spatial_v2a.inference.live_command import live
+
+    app.command()(live)
+
+
+_register_live()
 
 
 def main() -> None:

@@ -9,8 +9,13 @@ from pathlib import Path
 from spatial_v2a.errors import UserError
 
 
-def check_writable(path: Path, *, overwrite: bool) -> None:
+def check_writable(path: Path, *, overwrite: bool, option: str = "-o") -> None:
     """Refuses a place where a file cannot or must not be written; creates nothing that stays.
+
+    Args:
+        path: the file to be.
+        overwrite: whether it may exist.
+        option: the one that names it, for the remedy.
 
     Raises:
         UserError: `path` exists (without `overwrite`), is a folder, or its folder is missing or
@@ -24,14 +29,16 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     if path.is_dir():
         raise UserError(f"{path} is a folder; name a file in it")
     if path.exists() and not overwrite:
-        raise UserError(f"{path} exists; give another name with -o, or --overwrite")
+        raise UserError(f"{path} exists; give another name with {option}, or --overwrite")
     try:
         # Asking the file system is the only test that also holds for read-only mounts.
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".spatial-v2a-"):
             pass
     except OSError as error:
         reason = error.strerror or error
-        raise UserError(f"cannot write into {folder} ({reason}); choose another -o") from error
+        raise UserError(
+            f"cannot write into {folder} ({reason}); choose another {option}"
+        ) from error
 
 
 @contextmanager

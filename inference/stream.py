@@ -71,7 +71,7 @@ class Stream:
         encoders = (config.dino, config.depth, config.detector)
         self.max_width = max(encoder.image_width for encoder in encoders)
         self._perception = _perception(model)
-        self._engine = Engine(model, settings=self.settings, traced=True)
+        self._engine = Engine(model, settings=self.settings, is_compiled=True)
         self._open = ExitStack()
         self._open.enter_context(engine_threads(self._engine.device))
 
@@ -92,8 +92,8 @@ class Stream:
     def perceive(self, frame_HWC: NDArray[np.uint8]) -> FrameFeatures:
         """What is seen in the next frame, [1, 1] leading; the first half of `push`."""
         self._check_open()
-        frame_HWC = np.ascontiguousarray(checked_frame(frame_HWC))
-        return self._perception.step(frame_HWC[None], fov_deg=self.fov_deg)
+        frames_BHWC = checked_frame(frame_HWC)[None]
+        return self._perception.step(frames_BHWC, fov_deg=self.fov_deg)
 
     def hear(self, features: FrameFeatures) -> NDArray[np.float32]:
         """Sound [1600, 2] of what `perceive` saw; the second half of `push`."""

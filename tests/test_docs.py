@@ -121,7 +121,7 @@ def test_the_python_of_the_readme_runs(
     write_video("play.mp4", np.zeros((4, 48, 64, 3), np.uint8), fps=30)
     names: dict[str, object] = {}
     exec(compile(body, "README.md", "exec"), names)
-    assert names["audio_BLC"].shape == (1, 1600, 2)
+    assert names["audio_LC"].shape == (1600, 2)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 import spatial_v2a
+from spatial_v2a.frame_stream import FrameStream, FrameStreamFactory
+from spatial_v2a.inference.stream import Stream
 from spatial_v2a.model import SpatialV2A
 
 PUBLIC = {
@@ -35,6 +37,16 @@ def test_checkpoint_methods_keep_their_parameters() -> None:
     expected = ["self", "folder", "card", "perception", "overwrite"]
     assert _parameters(SpatialV2A.save_pretrained) == expected
     assert _parameters(SpatialV2A.push_to_hub) == ["self", "repo_id", "private", "card"]
+
+
+def test_streams_keep_their_options_and_methods() -> None:
+    options = ["seed", "nfe", "guidance", "spatial_guidance", "without", "fov_deg"]
+    assert _parameters(SpatialV2A.stream) == ["self", *options]
+    assert _parameters(Stream) == ["model", *options]
+    assert _parameters(FrameStreamFactory.__call__) == ["self", "model", *options]
+    for kind in (FrameStream, Stream):
+        assert _parameters(kind.push) == ["self", "frame_HWC"]
+        assert _parameters(kind.reset) == _parameters(kind.close) == ["self"]
 
 
 def test_importing_the_package_loads_no_torch_and_says_nothing() -> None:

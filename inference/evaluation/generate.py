@@ -38,17 +38,15 @@ class System:
 
 
 def detect(system: System, clip: Clip, *, mirrored: bool = False) -> list[FrameFeatures]:
-    """Runs the perception of the engine over a clip's frames, [1, 1] features per tick."""
-    perception = system.perception
-    perception.init_state(1)
-    features = []
+    """Runs the perception of the engine over a clip's frames, [1, 1] features per tick.
+
+    Encoders see the frames in batches: the same numbers to rounding, in half the time.
+    """
+    frames = (frame[:, ::-1] if mirrored else frame for frame in clip.frames())
     with engine_threads(system.device):
-        for frame_HWC in clip.frames():
-            if mirrored:
-                frame_HWC = frame_HWC[:, ::-1]
-            frames_BHWC = torch.from_numpy(frame_HWC.copy())[None]
-            features.append(perception.step(frames_BHWC, fov_deg=clip.meta["fov_deg"]))
-    return features
+        features = system.perception.extract(frames, fov_deg=clip.meta["fov_deg"])
+    num_ticks = features.has_boxes_BT.shape[1]
+    return [features.map(lambda x, n=n: x[:, n : n + 1]) for n in range(num_ticks)]
 
 
 def give_geometry(

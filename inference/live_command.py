@@ -1,0 +1,255 @@
+"""`spatial-v2a live`: sound for a picture while it plays, from a camera, screen, file, URL or pipe.
+
+Run: spatial-v2a live --source camera|screen|FILE|URL|- --sink speakers|FILE|-
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from spatial_v2a.errors import UserError
+
+if TYPE_CHECKING:
+    from spatial_v2a.conditioning.video import VideoSource
+    from spatial_v2a.inference.live.figures import Figures
+    from spatial_v2a.inference.live.sinks import LiveSink, PcmFormat
+    from spatial_v2a.inference.live.sources import SourceOptions
+
+STATUS_S = 0.25
+# A share of concealed ticks beyond this is worth a word.
+MAX_CONCEALED = 0.01
+SPEAKERS, STDOUT = "speakers", "-"
+
+
+class Stream(StrEnum):
+    """What perception can be left without."""
+
+    depth = "depth"
+    boxes = "boxes"
+    dino = "dino"
+
+
+def live(
+    source: Annotated[
+        str, typer.Option(help="camera, screen, a file, a URL, or - for stdin.")
+    ] = "camera",
+    sink: Annotated[
+        str, typer.Option(help="speakers, a .wav or .flac file, or - for raw samples on stdout.")
+    ] = SPEAKERS,
+    checkpoint: Annotated[
+        str, typer.Option(help="Folder, bundled name or hub id.", metavar="NAME")
+    ] = "stage",
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**62 - 1, help="Same seed, same pictures: same sound.")
+    ] = 0,
+    nfe: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help="Evaluations of the head.", show_default="checkpoint's own"
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=20, help="Weight of all that is seen.", show_default="checkpoint's own"
+        ),
+    ] = None,
+    spatial_guidance: Annotated[
+        float, typer.Option(min=0, max=20, help="Weight of depth and boxes; 1 is plain.")
+    ] = 1.0,
+    without: Annotated[
+        list[Stream] | None,
+        typer.Option(help="Leave a stream out; repeatable."),
+    ] = None,
+    fov: Annotated[
+        float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    delay_ms: Annotated[
+        float, typer.Option(min=0, max=10_000, help="From a picture's tick to its sound.")
+    ] = 120.0,
+    hold_s: Annotated[
+        float, typer.Option(min=0, max=3600, help="Sound goes on so long after a lost source.")
+    ] = 5.0,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, help="Stop after so much sound.", show_default="never")
+    ] = None,
+    pcm: Annotated[
+        Literal["s16le", "f32le"] | None,
+        typer.Option(help="Kind of samples on stdout.", show_default="s16le"),
+    ] = None,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A file as fast as it goes: every tick, no clock.")
+    ] = False,
+    newest: Annotated[
+        bool, typer.Option("--newest", help="- or a URL is a live sender: take its newest picture.")
+    ] = False,
+    device_name: Annotated[
+        str | None, typer.Option(help="Which camera or screen.", show_default="the first")
+    ] = None,
+    input_format: Annotated[
+        str | None, typer.Option(help="FFmpeg's name of the source's format.", metavar="NAME")
+    ] = None,
+    input_option: Annotated[
+        list[str] | None,
+        typer.Option(help="FFmpeg's option for the source; repeatable.", metavar="KEY=VALUE"),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="End with one line of JSON; on stderr with --sink -.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that exists.")
+    ] = False,
+) -> None:
+    """Sound for a picture while it plays; Ctrl-C ends it and leaves a whole file."""
+    from spatial_v2a.inference.live.session import run_fast, run_live, warm_up
+    from spatial_v2a.inference.live.sources import SourceOptions, open_source
+
+    _check_sink(sink, pcm, overwrite=overwrite)
+    options = SourceOptions(
+        device_name=device_name,
+        input_format=input_format,
+        input_options=_pairs(input_option or []),
+        hold_s=hold_s,
+        newest=newest,
+    )
+    max_ticks = _num_ticks(seconds)
+    with ExitStack() as stack:
+        video = _file_to_race(source, options) if fast else None
+        opened = None if fast else stack.enter_context(closing(open_source(source, options)))
+        to = stack.enter_context(_opened_sink(sink, pcm))
+        model = _model(checkpoint, device)
+        stream = stack.enter_context(
+            model.stream(
+                seed=seed,
+                nfe=nfe,
+                guidance=guidance,
+                spatial_guidance=spatial_guidance,
+                without=tuple(name.value for name in without or []),
+                fov_deg=fov,
+            )
+        )
+        warm_up(stream)
+        on_tick = stack.enter_context(_status())
+        if video is not None:
+            figures = run_fast(stream, video, to, max_ticks=max_ticks, on_tick=on_tick)
+        else:
+            delay_s = delay_ms / 1e3
+            figures = run_live(
+                stream, opened, to, delay_s=delay_s, max_ticks=max_ticks, on_tick=on_tick
+            )
+    _tell(figures, source=source, sink=sink, as_json=as_json)
+
+
+def _check_sink(sink: str, pcm: str | None, *, overwrite: bool) -> None:
+    """Refuses a sink that cannot take sound, before any work."""
+    from spatial_v2a.inference.files import check_writable
+    from spatial_v2a.inference.live.sinks import check_sound_suffix
+
+    if pcm is not None and sink != STDOUT:
+        raise UserError(f"--pcm {pcm} is for --sink -, not for {sink}; leave it out")
+    if sink == STDOUT and sys.stdout.isatty():
+        raise UserError("--sink - writes raw samples, and stdout is a terminal; pipe them on")
+    if sink not in (SPEAKERS, STDOUT):
+        check_sound_suffix(Path(sink))
+        check_writable(Path(sink), overwrite=overwrite, option="--sink")
+
+
+def _pairs(options: list[str]) -> dict[str, str]:
+    for option in options:
+        if not option.partition("=")[0] or "=" not in option:
+            raise UserError(f"--input-option {option} is not KEY=VALUE; e.g. video_size=640x480")
+    return dict(option.split("=", 1) for option in options)
+
+
+def _num_ticks(seconds: float | None) -> int | None:
+    from fractions import Fraction
+
+    from spatial_v2a.timing import TIMING
+
+    # As written, so that 0.1 is three ticks and not four.
+    return None if seconds is None else TIMING.num_ticks(Fraction(str(seconds)))
+
+
+def _file_to_race(source: str, options: "SourceOptions") -> "VideoSource":
+    """The checked file behind --fast."""
+    from spatial_v2a.conditioning.video import open_video
+    from spatial_v2a.inference.live.sources import check_options, is_file
+
+    if not is_file(source):
+        raise UserError(f"--fast fits a file only, and --source is {source}; leave --fast out")
+    check_options(source, options)
+    return open_video(source)
+
+
+@contextmanager
+def _opened_sink(sink: str, pcm: "PcmFormat | None") -> Iterator["LiveSink"]:
+    """The sink; a file appears under its name when it is whole, or not at all."""
+    from spatial_v2a.inference.files import written_whole
+    from spatial_v2a.inference.live.sinks import FileSink, PcmSink
+    from spatial_v2a.inference.live.speakers import Speakers
+
+    if sink == SPEAKERS:
+        with closing(Speakers()) as speakers:
+            yield speakers
+    elif sink == STDOUT:
+        yield PcmSink(sys.stdout.fileno(), pcm or "s16le")
+    else:
+        with written_whole(Path(sink)) as partial, closing(FileSink(partial)) as file:
+            yield file
+
+
+def _model(checkpoint: str, device: str):
+    from spatial_v2a.inference.dub import resolve_device
+    from spatial_v2a.model import SpatialV2A
+
+    device = resolve_device(device)
+    return SpatialV2A.from_pretrained(checkpoint).to(device)
+
+
+@contextmanager
+def _status() -> Iterator[Callable[["Figures"], None]]:
+    """Gives what to call each tick; on a terminal it keeps one line on stderr up to date."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda figures: None
+        return
+    shown_s = 0.0
+    with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=False) as line:
+
+        def show(figures: "Figures") -> None:
+            nonlocal shown_s
+            if time.monotonic() - shown_s > STATUS_S:
+                shown_s = time.monotonic()
+                line.update(Text(figures.status(), no_wrap=True), refresh=True)
+
+        yield show
+
+
+def _tell(figures: "Figures", *, source: str, sink: str, as_json: bool) -> None:
+    """Summary, and JSON as the last line; stdout may be taken by the sound."""
+    out = sys.stderr if sink == STDOUT else sys.stdout
+    if sink not in (SPEAKERS, STDOUT) and not as_json:
+        print(f"wrote {sink}", file=out)
+    if as_json:
+        print(json.dumps({"source": source, "sink": sink, **figures.as_json()}), file=out)
+        return
+    print(figures.summary(), file=out)
+    counts = figures.counts
+    if counts.ticks_concealed > MAX_CONCEALED * counts.ticks:
+        print(
+            f"{counts.ticks_concealed} of {counts.ticks} ticks were concealed: the model is too"
+            " slow here; raise --delay-ms, lower --nfe or leave a stream out",
+            file=sys.stderr,
+        )

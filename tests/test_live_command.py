@@ -1,0 +1,152 @@
+"""`spatial-v2a live` itself, in real time: whole files, raw samples, Ctrl-C, what it refuses."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from spatial_v2a import Config
+from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.inference.cli import run
+from spatial_v2a.inference.dub import Dubber
+from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.jobs import plan_jobs
+from spatial_v2a.timing import TIMING
+from tests.tiny_checkpoint import write_tiny_checkpoint
+
+NUM_TICKS = 45
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory, tiny_config: Config) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", tiny_config)
+
+
+@pytest.fixture(scope="module")
+def whole_clip(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("clip") / "clip.mp4"
+    noise = np.random.default_rng(0).integers(0, 255, (NUM_TICKS, 48, 64, 3), dtype=np.uint8)
+    write_video(path, noise, 30)
+    return path
+
+
+@pytest.fixture
+def clip(tmp_path: Path, whole_clip: Path) -> Path:
+    return Path(shutil.copy(whole_clip, tmp_path / "clip.mp4"))
+
+
+def live(*words: object) -> int:
+    return run(["live", "--nfe", "1", *map(str, words)])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_fast_file_has_the_samples_of_dub(tmp_path, clip, checkpoint, capfd) -> None:
+    (job,) = plan_jobs([clip], out=tmp_path / "dub.wav")
+    Dubber(checkpoint, settings=EngineSettings(seed=4, nfe=1), device="cpu").dub(job)
+    capfd.readouterr()
+    out = tmp_path / "live.wav"
+    words = ["--source", clip, "--sink", out, "--checkpoint", checkpoint, "--seed", 4, "--fast"]
+    assert live(*words, "--json") == 0
+    said = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert out.read_bytes() == job.out.read_bytes()
+    assert (said["ticks"], said["samples"]) == (NUM_TICKS, NUM_TICKS * TIMING.samples_per_tick)
+    assert said["ended"] == "the source ended" and said["underruns"] == 0
+    assert names(tmp_path) == ["clip.mp4", "dub.wav", "live.wav"]
+
+
+def test_ctrl_c_leaves_a_playable_file(tmp_path, clip, checkpoint, capfd) -> None:
+    """A real signal while it plays in real time; the header counts what was written."""
+    out = tmp_path / "live.wav"
+
+    def interrupt() -> None:
+        enough = 10 * TIMING.samples_per_tick * 6
+        for _ in range(12_000):
+            if any(p.stat().st_size > enough for p in tmp_path.glob(".live.partial-*.wav")):
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+            time.sleep(0.005)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    assert live("--source", clip, "--sink", out, "--checkpoint", checkpoint) == 0
+    said = capfd.readouterr().out
+    assert f"wrote {out}\n" in said and "(stopped)" in said
+    info = soundfile.info(out)
+    assert 10 * TIMING.samples_per_tick <= info.frames < NUM_TICKS * TIMING.samples_per_tick
+    assert info.frames % TIMING.samples_per_tick == 0
+    # The size in the header is that of the file: 8 bytes are not counted.
+    assert int.from_bytes(out.read_bytes()[4:8], "little") == out.stat().st_size - 8
+    assert names(tmp_path) == ["clip.mp4", "live.wav"]
+
+
+def test_raw_samples_on_stdout_and_words_on_stderr(clip, checkpoint, capfdbinary) -> None:
+    words = ["--source", clip, "--sink", "-", "--pcm", "f32le", "--checkpoint", checkpoint]
+    assert live(*words, "--seconds", 0.5, "--json") == 0
+    out, err = capfdbinary.readouterr()
+    said = json.loads(err.decode().strip().splitlines()[-1])
+    audio_LC = np.frombuffer(out, "<f4").reshape(-1, 2)
+    assert len(audio_LC) == said["samples"] == 15 * TIMING.samples_per_tick
+    assert np.isfinite(audio_LC).all() and said["ended"] == "as long as asked for"
+    counted = {"ticks", "pictures", "ticks_skipped", "underruns", "drift_ms", "av_delay_ms"}
+    assert counted <= set(said)
+
+
+BAD = [
+    (["--source", "nothing.mp4", "--sink", "x.wav"], "no such file: nothing.mp4"),
+    (["--source", "text.mp4", "--sink", "x.wav"], "not a readable video"),
+    (["--source", "clip.mp4", "--sink", "x.mp4"], "speakers, to - or to a .wav or .flac file"),
+    (["--source", "clip.mp4", "--sink", "there.wav"], "there.wav exists; give another name with"),
+    (["--source", "clip.mp4", "--sink", "no/x.wav"], "folder no of no/x.wav does not exist"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--pcm", "s16le"], "--pcm s16le is for --sink -"),
+    (["--source", "clip.mp4", "--sink", "-", "--pcm", "mp3"], "'mp3' is not one of"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--newest"], "--newest is for a sender"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--device-name", "a"], "--device-name a fits"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--input-format", "h264"], "leave them out"),
+    (["--source", "-", "--sink", "x.wav", "--input-option", "a"], "a is not KEY=VALUE"),
+    (["--source", "-", "--sink", "x.wav", "--fast"], "--fast fits a file only"),
+    (["--source", "camera", "--sink", "x.wav", "--fast"], "--fast fits a file only"),
+    (["--source", "screen", "--sink", "x.wav"], "DISPLAY is not set"),
+    (["--source", "http://127.0.0.1:9/x", "--sink", "x.wav"], "cannot open --source http://127"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--delay-ms", "-1"], "--delay-ms"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--seconds", "0"], "--seconds"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--without", "sky"], "'sky'"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--guidance", "99"], "--guidance"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--device", "tpu"], "--device tpu is unknown"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--checkpoint", "nowhere"], "no checkpoint"),
+    (["--source", "clip.mp4", "--sink", "x.wav", "--fov", "180"], "field of view 180"),
+    (["--source", "camera", "--device-name", "none", "--sink", "x.wav"], "--device-name"),
+]
+
+
+def test_bad_input_is_one_line_and_leaves_nothing(
+    tmp_path: Path, clip: Path, checkpoint: Path, capfd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DISPLAY", raising=False)
+    (tmp_path / "text.mp4").write_text("These are words, not a film.\n" * 40)
+    (tmp_path / "there.wav").write_bytes(b"precious")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for words, reason in BAD:
+        given = words if "--checkpoint" in words else [*words, "--checkpoint", str(checkpoint)]
+        code, said = live(*given), capfd.readouterr()
+        lines = [line for line in said.err.splitlines() if not line.startswith("[transformers]")]
+        assert (code, said.out) == (2, ""), (words, said)
+        assert len(lines) == 1 and lines[0].startswith("error: "), (words, said.err)
+        assert reason in lines[0], (words, lines[0])
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before, words
+
+
+def test_speakers_without_sounddevice_are_refused(clip, checkpoint, capfd, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "sounddevice", None)
+    assert live("--source", clip, "--checkpoint", checkpoint) == 2
+    assert 'pip install "spatial-v2a[live]"' in capfd.readouterr().err
