@@ -6,9 +6,15 @@ import pytest
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.evaluation import rows
 from spatial_v2a.inference.evaluation.clips import given_box_azimuth_deg
+from spatial_v2a.inference.evaluation.literature_scoring import (
+    LiteratureScorer,
+    Picture,
+    box_edges_px,
+)
 from spatial_v2a.inference.evaluation.rows import Record, Row, derangement, hold_last, null_rows
 from spatial_v2a.inference.evaluation.scoring import mirror_figures, score_row, skill
 from spatial_v2a.inference.evaluation.store import SoundStore, read_rival_wav
+from spatial_v2a.inference.evaluation.table import TableScorer, score_table
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import clip_truth, window_truth
 from tests import evaluation_clips as fake
@@ -43,6 +49,27 @@ def nulls(bench) -> dict[str, Row]:
     store, records, _ = bench
     made = null_rows(store, records, system=rows.GROUND_TRUTH, panner="given", seed=0)
     return {row.name: row for row in made}
+
+
+def test_rows_score_the_same_in_several_processes(bench):
+    store, records, truth_row = bench
+    clips = [
+        fake.make_clip(record.truth.key, fake.path_deg(NUM_TICKS, seed=record.number))
+        for record in records
+    ]
+    pictures = [Picture(box_edges_px(c.meta), np.array([0.5]), c.meta["fov_deg"]) for c in clips]
+    literature = LiteratureScorer(records, pictures, ground_truth=truth_row)
+    scorer = TableScorer(records, truth_row, None, literature, seed=0)
+    table = [truth_row, *nulls(bench).values()]
+    lines: list[str] = []
+    together = score_table(table, scorer, num_jobs=2, progress=lines.append)
+    assert [line.split(":")[0] for line in lines] == [f"scored {row.name}" for row in table]
+    # A random pan, a stored sound and the first row, which the processes did not share.
+    for place in (0, 5, 6):
+        alone = scorer.score(table[place])
+        assert {n: f.value for n, f in together[place].figures.items()} == pytest.approx(
+            {n: f.value for n, f in alone.figures.items()}, abs=0, rel=0, nan_ok=True
+        )
 
 
 def test_truth_windows_by_hand():

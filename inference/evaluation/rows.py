@@ -1,12 +1,14 @@
 """The rows of the table: real systems, and the null systems any of them has to beat.
 
-A row turns a clip's record into sound. Rows made from the system's own mono (panners, constants)
-use its sound and the engine's law, so that they differ from it in the panning alone.
+A row turns a clip's record into sound, and can be sent to another process. Rows made from the
+system's own mono (panners, constants) use its sound and the engine's law, so that they differ from
+it in the panning alone.
 Legend: L samples, T ticks.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -86,14 +88,70 @@ def constant_pan(mono_L: np.ndarray, *, difference_db: float) -> np.ndarray:
 def stored_rows(store: SoundStore, titles: dict[str, str]) -> list[Row]:
     """Rows whose sound lies in the store: the ground truth, the codec, the model's variants."""
     return [
-        Row(
-            name,
-            title,
-            lambda record, name=name: store.load(name, record.truth.key),
-            names_class=True,
-        )
+        Row(name, title, partial(_stored, store, name), names_class=True)
         for name, title in titles.items()
     ]
+
+
+def _stored(store: SoundStore, name: str, record: Record) -> np.ndarray:
+    return store.load(name, record.truth.key)
+
+
+@dataclass(frozen=True)
+class NullSounds:
+    """The sounds of the null rows, one method each, made from the mono of `system`.
+
+    Attributes:
+        store: holds the system's sound.
+        system: row name of the system.
+        other_keys: for every clip, the one whose sound the shuffled row gives it.
+        seed: of the random pans.
+    """
+
+    store: SoundStore
+    system: str
+    other_keys: tuple[str, ...]
+    seed: int
+
+    def mono_L(self, record: Record) -> np.ndarray:
+        """The system's sound without its panning."""
+        return self.store.load(self.system, record.truth.key).mean(axis=1)
+
+    def panned(self, record: Record, azimuth_T: np.ndarray) -> np.ndarray:
+        """That mono, panned along a path by the engine's law."""
+        samples = TIMING.samples_per_tick
+        return pan_mono(self.mono_L(record), hold_last(azimuth_T), samples_per_tick=samples)
+
+    def oracle(self, record: Record) -> np.ndarray:
+        """Panned by the true position: the box's centre, the source's bearing without a box."""
+        truth = record.truth
+        seen_T = truth.screen_azimuth_T
+        return self.panned(record, np.where(np.isnan(seen_T), truth.azimuth_T, seen_T))
+
+    def box_centre(self, record: Record) -> np.ndarray:
+        """Panned by the largest box."""
+        return self.panned(record, record.panner_azimuth_T)
+
+    def mono(self, record: Record) -> np.ndarray:
+        """The same in both channels."""
+        return constant_pan(self.mono_L(record), difference_db=0.0)
+
+    def hard_left(self, record: Record) -> np.ndarray:
+        """In the left channel."""
+        return constant_pan(self.mono_L(record), difference_db=50.0)
+
+    def random(self, record: Record) -> np.ndarray:
+        """Panned along a path that knows nothing of the picture."""
+        path_seed = self.seed * 100_003 + record.number
+        return self.panned(record, random_path_deg(record.truth.num_ticks, seed=path_seed))
+
+    def shuffled(self, record: Record) -> np.ndarray:
+        """The system's sound of another clip."""
+        return self.store.load(self.system, self.other_keys[record.number])
+
+    def silence(self, record: Record) -> np.ndarray:
+        """Zeros."""
+        return np.zeros((record.truth.num_ticks * TIMING.samples_per_tick, 2), dtype=np.float32)
 
 
 def null_rows(
@@ -108,45 +166,20 @@ def null_rows(
         panner: where the panner's boxes come from, for its title.
         seed: of the random pans and of the shuffle.
     """
-
-    def mono(record: Record) -> np.ndarray:
-        return store.load(system, record.truth.key).mean(axis=1)
-
-    def panned(record: Record, azimuth_T: np.ndarray) -> np.ndarray:
-        return pan_mono(mono(record), azimuth_T, samples_per_tick=TIMING.samples_per_tick)
-
-    def oracle(record: Record) -> np.ndarray:
-        truth = record.truth
-        best = np.where(np.isnan(truth.screen_azimuth_T), truth.azimuth_T, truth.screen_azimuth_T)
-        return panned(record, hold_last(best))
-
-    def random(record: Record) -> np.ndarray:
-        return panned(
-            record, random_path_deg(record.truth.num_ticks, seed=seed * 100_003 + record.number)
-        )
-
-    other = derangement(len(records), seed=seed)
-
-    def shuffled(record: Record) -> np.ndarray:
-        return store.load(system, records[other[record.number]].truth.key)
-
-    def silence(record: Record) -> np.ndarray:
-        return np.zeros((record.truth.num_ticks * TIMING.samples_per_tick, 2), dtype=np.float32)
-
+    order = derangement(len(records), seed=seed)
+    nulls = NullSounds(store, system, tuple(records[n].truth.key for n in order), seed)
+    box_title = f"its mono, panned by the largest {panner} box"
     rows = [
-        Row("oracle_pan", "its mono, panned by the true position", oracle),
-        Row(
-            "box_centre_panner",
-            f"its mono, panned by the largest {panner} box",
-            lambda record: panned(record, hold_last(record.panner_azimuth_T)),
-        ),
-        Row(MONO, "its mono, twice", lambda r: constant_pan(mono(r), difference_db=0.0)),
-        Row("hard_left", "its mono, hard left", lambda r: constant_pan(mono(r), difference_db=50)),
-        Row("random_pan", "its mono, random pan", random),
+        Row("oracle_pan", "its mono, panned by the true position", nulls.oracle),
+        Row("box_centre_panner", box_title, nulls.box_centre),
+        Row(MONO, "its mono, twice", nulls.mono),
+        Row("hard_left", "its mono, hard left", nulls.hard_left),
+        Row("random_pan", "its mono, random pan", nulls.random),
     ]
     if len(records) > 1:
-        rows.append(Row("shuffled", "its sound of another clip", shuffled, names_class=True))
-    return [*rows, Row("silence", "silence", silence)]
+        title = "its sound of another clip"
+        rows.append(Row("shuffled", title, nulls.shuffled, names_class=True))
+    return [*rows, Row("silence", "silence", nulls.silence)]
 
 
 def derangement(count: int, *, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from spatial_v2a.inference.evaluation.metrics import level_dbfs
 from spatial_v2a.inference.evaluation.plots import plot_clip
 from spatial_v2a.inference.evaluation.report import write_report
 from spatial_v2a.inference.evaluation.rows import Record, Row
-from spatial_v2a.inference.evaluation.scoring import RowScore, mirror_figures, score_row, skill
+from spatial_v2a.inference.evaluation.scoring import RowScore, mirror_figures, skill
 from spatial_v2a.inference.evaluation.several import source_azimuths
 from spatial_v2a.inference.evaluation.sounds import (
     GROUP_CLIPS,
@@ -37,6 +38,7 @@ from spatial_v2a.inference.evaluation.store import (
     read_rival_wav,
     stamp_of,
 )
+from spatial_v2a.inference.evaluation.table import TableScorer, score_table
 from spatial_v2a.truth import clip_truth, window_truth
 
 Progress = Callable[[str], None]
@@ -62,7 +64,7 @@ class Suite:
         plan: variants of the model to run.
         classifier: names the class of a sound, None to leave that column empty.
         seed: of the bootstrap, the random pans and the shuffle.
-        num_jobs: processes that make sounds at once.
+        num_jobs: processes that make sounds, and then score rows, at once.
         progress: receives one line per step.
     """
 
@@ -90,18 +92,8 @@ class Suite:
         literature = LiteratureScorer(
             records, self._pictures, ground_truth=table[0], seed=self.seed
         )
-        scores = []
-        for row in table:
-            self.progress(f"scoring {row.name}")
-            score = score_row(
-                row,
-                records,
-                ground_truth=table[0],
-                classifier=self.classifier,
-                seed=self.seed,
-            )
-            score.figures.update(literature.figures(row))
-            scores.append(score)
+        scorer = TableScorer(records, table[0], self.classifier, literature, self.seed)
+        scores = score_table(table, scorer, num_jobs=self.num_jobs, progress=self.progress)
         by_name = {score.row.name: score for score in scores}
         checks = self._checks(records, by_name, mirrored)
         self._plot(records, by_name)
@@ -161,9 +153,7 @@ class Suite:
                 self.store.save(name, key, stems[identity], stamp=stamp, notes={})
         azimuths = source_azimuths(clip.meta)
 
-        def load() -> np.ndarray:
-            return np.stack([self.store.load(name, key) for name in names.values()])
-
+        load = partial(_load_stems, self.store, key, tuple(names.values()))
         return load, np.stack([azimuths[identity] for identity in names])
 
     def _table(self, records: list[Record]) -> tuple[list[Row], Row | None]:
@@ -218,6 +208,10 @@ class Suite:
                 count, r = by_name[name].sums["pan_correlation_per_clip"][record.number]
                 parts.append(f"{name} correlation {r:.2f}" if count else f"{name}: source still")
             plot_clip(folder / f"{record.truth.key}.png", record, sounds, subtitle=", ".join(parts))
+
+
+def _load_stems(store: SoundStore, key: str, names: tuple[str, ...]) -> np.ndarray:
+    return np.stack([store.load(name, key) for name in names])
 
 
 def check_rival(folder: Path, chosen: Chosen) -> None:
