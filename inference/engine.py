@@ -87,6 +87,7 @@ class Engine:
             guidance=model.config.sampler.guidance if chosen is None else chosen,
             spatial_guidance=self.settings.spatial_guidance,
             without=self.settings.without,
+            holds_latent=self.device.type == "cpu",
         )
         self.state = self.passes.init_state()
         # Drawn in float32 on the CPU whatever the device and type, so that a seed is one sound.

@@ -3,6 +3,9 @@
     condition = attend(fuse(features)); latent = draw(noise, condition); audio = decode(latent)
     remember(latent)                     # between frames: the next frame need not wait for it
 
+Where both must fit into a tick anyway, on a CPU, `remember` only keeps the latent, and `attend` of
+the next tick takes it along: one pass through the backbone's weights instead of two.
+
 Every pass takes tensors and a state that it writes in place, and nothing else: no Python number,
 no host read. Legend: B streams, W views (the streams, and with `is_symmetric`
 their mirrored pictures after them), R rows (views times guidance branches, branch-major), N noise
@@ -47,6 +50,8 @@ class Passes:
         guidance: weight of everything seen; 1 is plain sampling.
         spatial_guidance: weight of depth and boxes; 1 is plain sampling.
         without: streams of perception to leave out.
+        holds_latent: whether a latent waits for the next frame and goes through the backbone
+            with it.
     """
 
     def __init__(
@@ -58,8 +63,10 @@ class Passes:
         guidance: float,
         spatial_guidance: float,
         without: tuple[str, ...],
+        holds_latent: bool,
     ) -> None:
         self.model = model
+        self.holds_latent = holds_latent
         self.num_streams = num_streams
         self._without = without
         # The first branch sees all; guidance moves it away from the others.
@@ -116,7 +123,8 @@ class Passes:
     ) -> Condition:
         """Frame tokens to the tick's condition [W, 1], guidance included."""
         generator = self.model.generator
-        condition = generator.attend(v_R1V, state.generator, self.rows(active_B))
+        attend = generator.attend_with_latent if self.holds_latent else generator.attend
+        condition = attend(v_R1V, state.generator, self.rows(active_B))
         return condition if len(self._branches) == 1 else condition.map(self._guide)
 
     def draw(self, noise_BND: Tensor, condition: Condition) -> Tensor:
@@ -141,7 +149,9 @@ class Passes:
         if self._num_views > self.num_streams:
             views = torch.cat((x_BD, self._sign_D * x_BD))
         rows = views.repeat(len(self._branches), 1)
-        self.model.generator.observe_latent(rows, state.generator, self.rows(active_B))
+        generator = self.model.generator
+        remember = generator.hold_latent if self.holds_latent else generator.observe_latent
+        remember(rows, state.generator, self.rows(active_B))
 
     def _guide(self, value_R: Tensor) -> Tensor:
         """Moves the full branch away from those that saw less.

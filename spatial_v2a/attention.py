@@ -35,12 +35,14 @@ class AttentionPlan:
         cos_B1TE, sin_B1TE: rotations, half of the head width (B is 1 offline).
         mask_B1TS: True where a query may look; None means plain causal.
         slots_BT: ring slots of the new tokens; None offline.
+        next_B: position after this call; None offline.
     """
 
     cos_B1TE: Tensor
     sin_B1TE: Tensor
     mask_B1TS: Tensor | None
     slots_BT: Tensor | None
+    next_B: Tensor | None
 
 
 class SlidingWindowAttention(nn.Module):
@@ -68,12 +70,25 @@ class SlidingWindowAttention(nn.Module):
             position_B=torch.zeros(batch_size, device=device, dtype=torch.int64),
         )
 
-    def plan(self, x_BTD: Tensor, state: AttentionState | None = None) -> AttentionPlan:
-        """Rotations and masks for a call with `x_BTD`; equal for all layers of one stack."""
+    def plan(
+        self,
+        x_BTD: Tensor,
+        state: AttentionState | None = None,
+        *,
+        has_held_back: bool = False,
+    ) -> AttentionPlan:
+        """Rotations and masks for a call with `x_BTD`; equal for all layers of one stack.
+
+        Args:
+            x_BTD: tokens.
+            state: as in `forward`.
+            has_held_back: the first token is one that the call before held back. At the start of a
+                stream there is none: what stands there lies at position -1, seen by itself alone.
+        """
         num_tokens, device = x_BTD.shape[1], x_BTD.device
         step_T = torch.arange(num_tokens, device=device)
         if state is None:
-            position_BT, slots_BT = step_T[None], None
+            position_BT, slots_BT, next_B = step_T[None], None, None
             mask_B1TS = None if num_tokens <= self.window else self._visible(step_T, step_T)
         else:
             capacity = state.k_BHSE.shape[2]
@@ -82,16 +97,26 @@ class SlidingWindowAttention(nn.Module):
                     f"chunk of {num_tokens} tokens exceeds max_chunk "
                     f"{capacity - self.window + 1}; cut it or ask init_state for more"
                 )
-            position_BT = state.position_B[:, None] + step_T
+            start_B = state.position_B
+            if has_held_back:
+                start_B = start_B - (start_B == 0).to(start_B.dtype)
+            position_BT, next_B = start_B[:, None] + step_T, start_B + num_tokens
             slots_BT = position_BT % capacity
             # Position held by slot s once this chunk is written: the newest p with p % S == s.
             newest_B1 = position_BT[:, -1:]
             slot_S = torch.arange(capacity, device=device)
             held_BS = newest_B1 - (newest_B1 - slot_S) % capacity
-            mask_B1TS = (self._visible(position_BT, held_BS) & (held_BS >= 0)[:, None])[:, None]
+            is_seen_BTS = self._visible(position_BT, held_BS) & (held_BS >= 0)[:, None]
+            if has_held_back:
+                is_seen_BTS |= position_BT[:, :, None] == held_BS[:, None]
+            mask_B1TS = is_seen_BTS[:, None]
         cos, sin = rope_angles(position_BT, self.head_width, self.rope_base)
         return AttentionPlan(
-            cos.to(x_BTD.dtype)[:, None], sin.to(x_BTD.dtype)[:, None], mask_B1TS, slots_BT
+            cos.to(x_BTD.dtype)[:, None],
+            sin.to(x_BTD.dtype)[:, None],
+            mask_B1TS,
+            slots_BT,
+            next_B,
         )
 
     def forward(
@@ -118,7 +143,7 @@ class SlidingWindowAttention(nn.Module):
         if state is not None:
             _write_ring_(state.k_BHSE, k_BHTE, plan.slots_BT, active)
             _write_ring_(state.v_BHSE, v_BHTE, plan.slots_BT, active)
-            write_(state.position_B, state.position_B + x_BTD.shape[1], active)
+            write_(state.position_B, plan.next_B, active)
             k_BHTE, v_BHTE = state.k_BHSE, state.v_BHSE
         out_BHTE = F.scaled_dot_product_attention(
             q_BHTE, k_BHTE, v_BHTE, attn_mask=plan.mask_B1TS, is_causal=plan.mask_B1TS is None

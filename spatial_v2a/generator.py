@@ -2,6 +2,8 @@
 
 Order of a tick i: `observe_frame(v_i)`, draw x_i with `denoiser`, then, between frames,
 `observe_latent(x_i)`. The condition of tick i sees frames up to i and latents before i.
+Where nothing runs between frames, `hold_latent(x_i)` keeps x_i for `attend_with_latent` of tick
+i + 1: the same sums in one pass of two tokens. A stream stays with one of the two ways.
 
 Legend: B streams, T ticks, D latent width (backbone width inside), Z condition width,
 V frame token width.
@@ -76,7 +78,7 @@ class GeneratorState:
         conditioner: the previous tick's perception.
         backbone: ring caches and positions.
         memory_BD: what the latest latent left behind: the backbone's output at it when
-            interleaved, its embedding when fused.
+            interleaved, its embedding when fused or held back.
     """
 
     conditioner: ConditionerState
@@ -172,6 +174,24 @@ class Generator(nn.Module):
             out_B1D = self.backbone(frame_B1D, state.backbone, active)
             return Condition(torch.cat((before_B1D, out_B1D), dim=-1), v_B1V)
         return Condition(self.backbone(frame_B1D + before_B1D, state.backbone, active), v_B1V)
+
+    def attend_with_latent(
+        self, v_B1V: Tensor, state: GeneratorState, active: Tensor | None = None
+    ) -> Condition:
+        """`attend`, and the pass of the latent that `hold_latent` kept, in one."""
+        if not self.is_interleaved:
+            return self.attend(v_B1V, state, active)
+        is_first_B11 = (state.backbone.position_B == 0)[:, None, None]
+        tokens_B2D = torch.cat((state.memory_BD[:, None], self.frame_in(v_B1V)), dim=1)
+        out_B2D = self.backbone(tokens_B2D, state.backbone, active, has_held_back=True)
+        before_B1D = torch.where(is_first_B11, self.bos_D, out_B2D[:, :1])
+        return Condition(torch.cat((before_B1D, out_B2D[:, 1:]), dim=-1), v_B1V)
+
+    def hold_latent(
+        self, x_BD: Tensor, state: GeneratorState, active: Tensor | None = None
+    ) -> None:
+        """Keeps the latent just drawn (normalised) [B, D] for the next `attend_with_latent`."""
+        write_(state.memory_BD, self.latent_in(x_BD), active)
 
     def observe_latent(
         self, x_BD: Tensor, state: GeneratorState, active: Tensor | None = None

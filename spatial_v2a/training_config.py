@@ -71,6 +71,8 @@ class GeneratorTraining(StageTraining):
             others are degraded like detections.
         clip_start_share: share of the crops that begin where a clip begins; the others begin
             anywhere that is silent or shows an object.
+        scene_cut_share: share of the rows in which the picture and its sound are cut to those of
+            another clip, so that what sounded does not outlast what is seen.
     """
 
     steps: int = 6000
@@ -81,6 +83,7 @@ class GeneratorTraining(StageTraining):
     detected_share: float = Field(default=0.5, ge=0, le=1)
     num_given_views: int = Field(default=3, ge=1)
     clip_start_share: float = Field(default=0.3, ge=0, le=1)
+    scene_cut_share: float = Field(default=0.5, ge=0, le=1)
 
 
 class DiffusionTraining(GeneratorTraining):

@@ -137,6 +137,8 @@ class Transformer(nn.Module):
         x_BTD: Tensor,
         state: TransformerState | None = None,
         active: Tensor | None = None,
+        *,
+        has_held_back: bool = False,
     ) -> Tensor:
         """Maps embedded tokens [B, T, D] to normed outputs [B, T, D].
 
@@ -144,9 +146,10 @@ class Transformer(nn.Module):
             x_BTD: embedded tokens.
             state: written in place; None treats `x_BTD` as the whole sequence.
             active: bool [B]; idle rows leave their state untouched.
+            has_held_back: see `SlidingWindowAttention.plan`.
         """
         layer_states = [None] * len(self.blocks) if state is None else state.layers
-        plan = self.blocks[0].attention.plan(x_BTD, layer_states[0])
+        plan = self.blocks[0].attention.plan(x_BTD, layer_states[0], has_held_back=has_held_back)
         for block, layer_state in zip(self.blocks, layer_states, strict=True):
             x_BTD = block(x_BTD, layer_state, active, plan=plan)
         return self.norm(x_BTD)

@@ -10,7 +10,7 @@ from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures, empty_features
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.training.generator_data import encode_clips, first_tick, view_of
+from spatial_v2a.training.generator_data import encode_clips, first_tick, join_scenes, view_of
 from spatial_v2a.training.shards import ShardIndex
 from tests import evaluation_clips as fake
 
@@ -52,6 +52,16 @@ def test_first_tick_is_any_when_none_is_allowed() -> None:
     never = torch.zeros(3, dtype=torch.bool)
     drawn = {first_tick(rng, never, clip_start_share=1.0) for _ in range(100)}
     assert drawn == {0, 1, 2}
+
+
+def test_scenes_join_at_the_cut() -> None:
+    before, after = seen_features(), seen_features().map(torch.clone)
+    after.boxes_BTKF[0, :, 0, 0] = torch.arange(TICKS)
+    latents = torch.zeros(TICKS, 3), torch.arange(1.0, TICKS + 1)[:, None].expand(-1, 3)
+    features, latents_TD = join_scenes((before, latents[0]), (after, latents[1]), 2)
+    assert latents_TD[:, 0].tolist() == [0, 0, 1, 2, 3, 4]
+    assert features.boxes_BTKF[0, :, 0, 0].tolist() == [0, 0, 0, 1, 2, 3]
+    assert features.box_mask_BTK[0, :, 0].tolist() == [False] * 5 + [True]
 
 
 def test_latents_are_kept_for_the_autoencoder_that_made_them(

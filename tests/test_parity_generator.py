@@ -80,24 +80,39 @@ def test_poisoned_slots_change_nothing(generator, inputs):
     check_poison(_step(generator), _new_state(generator), inputs, rings)
 
 
-def test_tick_by_tick_equals_teacher_forcing(generator, inputs):
-    """observe_frame and observe_latent, with rows that pause, against the offline condition."""
+@pytest.mark.parametrize("holds_latent", [False, True])
+def test_tick_by_tick_equals_teacher_forcing(generator, inputs, holds_latent):
+    """A tick's two passes, or the one that takes the held latent along, against offline.
+
+    Rows pause, and one row starts anew in the middle.
+    """
     features, latents = inputs
     offline = generator(features, latents)
     state = _new_state(generator)(3, 1)
-    every = slice(None)
+
+    def step(ticks: list[int], active: torch.Tensor | None):
+        rows = [take(features, slice(b, b + 1), slice(t, t + 1)) for b, t in enumerate(ticks)]
+        names = vars(rows[0])
+        now = type(features)(**{n: torch.cat([vars(row)[n] for row in rows]) for n in names})
+        v_B1V = generator.conditioner(now, state.conditioner, active)
+        attend = generator.attend_with_latent if holds_latent else generator.attend
+        condition = attend(v_B1V, state, active)
+        x_BD = torch.stack([latents[b, t] for b, t in enumerate(ticks)])
+        remember = generator.hold_latent if holds_latent else generator.observe_latent
+        remember(x_BD, state, active)
+        for b, tick in enumerate(ticks):
+            if active is None or active[b]:
+                close(condition.z_BTZ[b, 0], offline.z_BTZ[b, tick], f"z of row {b} at {tick}")
+                close(condition.v_BTV[b, 0], offline.v_BTV[b, tick], f"v of row {b} at {tick}")
+
     for tick in range(NUM_TICKS):
         for active in (torch.tensor([True, False, True]), torch.tensor([False, True, False])):
-            now = take(features, every, slice(tick, tick + 1))
-            condition = generator.observe_frame(now, state, active)
-            close(condition.z_BTZ[active, 0], offline.z_BTZ[active, tick], f"z at {tick}")
-            close(condition.v_BTV[active, 0], offline.v_BTV[active, tick], f"v at {tick}")
-            generator.observe_latent(latents[:, tick], state, active)
+            step([tick] * 3, active)
         if tick == 3:
-            reset_(state)
             break
-    condition = generator.observe_frame(take(features, every, slice(0, 1)), state)
-    close(condition.z_BTZ[:, 0], offline.z_BTZ[:, 0], "after reset")
+    reset_(state, torch.tensor([False, True, False]))
+    for tick in range(4, NUM_TICKS):
+        step([tick, tick - 4, tick], None)
 
 
 def test_condition_never_sees_its_own_latent_or_the_future(generator, inputs):

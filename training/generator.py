@@ -116,6 +116,7 @@ def train_generator(
         detected_share=section.detected_share,
         num_given_views=section.num_given_views,
         clip_start_share=section.clip_start_share,
+        scene_cut_share=section.scene_cut_share,
     )
 
     def make_batch(step: int, process_index: int) -> dict[str, Tensor]:

@@ -110,6 +110,7 @@ class GeneratorData:
         detected_share: share of the rows drawn from the clips that have detected features.
         num_given_views: differently degraded views of the engine's geometry kept per clip.
         clip_start_share: share of the crops that begin where their clip begins.
+        scene_cut_share: share of the rows in which one clip is cut to another.
     """
 
     def __init__(
@@ -122,8 +123,10 @@ class GeneratorData:
         detected_share: float,
         num_given_views: int,
         clip_start_share: float = 0.0,
+        scene_cut_share: float = 0.0,
     ) -> None:
         self.clip_start_share = clip_start_share
+        self.scene_cut_share = scene_cut_share
         self.detected_share = detected_share
         self.grid_width = model.config.perception.shapes.grid_width
         self.num_odd_latents = model.config.autoencoder.num_odd_latents
@@ -155,13 +158,21 @@ class GeneratorData:
         self, rng: np.random.Generator, batch_size: int, crop_ticks: int
     ) -> dict[str, Tensor]:
         """Random crops: every field of FrameFeatures and `latents_BTD`, as a flat dictionary."""
-        rows = [self._crop(rng, crop_ticks) for _ in range(batch_size)]
+        rows = [self._row(rng, crop_ticks) for _ in range(batch_size)]
         batch = {
             name: torch.cat([vars(features)[name] for features, _ in rows])
             for name in vars(rows[0][0])
         }
         batch["latents_BTD"] = torch.stack([latents for _, latents in rows])
         return {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
+
+    def _row(self, rng: np.random.Generator, crop_ticks: int) -> tuple[FrameFeatures, Tensor]:
+        """A crop, or the beginnings of two: after a cut the picture decides, not what sounded."""
+        first = self._crop(rng, crop_ticks)
+        if self.scene_cut_share == 0 or rng.random() >= self.scene_cut_share:
+            return first
+        cut = int(rng.integers(crop_ticks // 4, 3 * crop_ticks // 4 + 1))
+        return join_scenes(first, self._crop(rng, crop_ticks), cut)
 
     def _crop(self, rng: np.random.Generator, crop_ticks: int) -> tuple[FrameFeatures, Tensor]:
         is_detected = bool(self.seen) and rng.random() < self.detected_share
@@ -182,6 +193,18 @@ class GeneratorData:
             features = mirror_features(features, grid_width=self.grid_width)
             latents_TD = mirror_latents(latents_TD, self.num_odd_latents)
         return features, latents_TD
+
+
+def join_scenes(
+    before: tuple[FrameFeatures, Tensor], after: tuple[FrameFeatures, Tensor], cut: int
+) -> tuple[FrameFeatures, Tensor]:
+    """Features [1, T] and latents [T, D]: `before` for `cut` ticks, then `after` from its start."""
+    names = vars(before[0])
+    features = {
+        name: torch.cat((vars(before[0])[name][:, :cut], vars(after[0])[name][:, :-cut]), dim=1)
+        for name in names
+    }
+    return FrameFeatures(**features), torch.cat((before[1][:cut], after[1][:-cut]))
 
 
 @torch.no_grad()
