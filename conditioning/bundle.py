@@ -5,9 +5,10 @@ Legend: B streams, T ticks, H W picture rows and columns.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,13 +35,16 @@ EXTRACT_BATCH = 32
 
 
 class _Stream:
-    """Memory of one stream: its tracker and its box history."""
+    """Memory of one stream: its tracker, its box history, and what it saw last."""
 
     def __init__(self, config: PerceptionConfig) -> None:
+        self.num_ticks = 0
+        self.nearness_HW: NDArray | None = None
         self.tracker = BoxTracker(new_track_score=config.detector.new_track_score)
         self.builder = BoxTokenBuilder(max_boxes=config.max_boxes)
 
     def reset(self) -> None:
+        self.num_ticks, self.nearness_HW = 0, None
         self.tracker.reset()
         self.builder.reset()
 
@@ -141,9 +145,11 @@ class Perception:
             raise ValueError(
                 f"{len(frames_BHWC)} pictures for {len(self._streams)} streams; call init_state"
             )
+        ticks = [stream.num_ticks for stream in self._streams]
+        encoded = self._encode(frames_BHWC, ticks)
         features = [
-            self._features(stream, fov_deg, *encoded)
-            for stream, encoded in zip(self._streams, self._encode(frames_BHWC), strict=True)
+            self._features(stream, fov_deg, *one)
+            for stream, one in zip(self._streams, encoded, strict=True)
         ]
         return _concatenate(features, dim=0)
 
@@ -183,18 +189,32 @@ class Perception:
     def _extract_batch(
         self, stream: _Stream, frames: list[NDArray], fov_deg: float | None
     ) -> list[FrameFeatures]:
-        encoded = self._encode(torch.from_numpy(np.stack(frames)))
+        ticks = [stream.num_ticks + n for n in range(len(frames))]
+        encoded = self._encode(torch.from_numpy(np.stack(frames)), ticks)
         return [self._features(stream, fov_deg, *one) for one in encoded]
 
     def _encode(
-        self, frames_BHWC: Tensor
+        self, frames_BHWC: Tensor, ticks: list[int]
     ) -> list[tuple[Tensor | None, NDArray | None, Detections | None]]:
-        """Runs the encoders; per picture its patches [N, D], nearness grid and detections."""
+        """Runs the encoders; per picture its patches [N, D], nearness grid and detections.
+
+        Args:
+            frames_BHWC: pictures.
+            ticks: number of each within its stream. Detector and depth look at every so-many-th
+                picture, in turns where they can; where one does not, its result is None.
+        """
         nothing = [None] * len(frames_BHWC)
+        looks, depth_every = self.config.detector.every_ticks, self.config.depth.every_ticks
+        sees_boxes = [tick % looks == 0 for tick in ticks]
+        sees_depth = [tick == 0 or (tick + 1) % depth_every == 0 for tick in ticks]
         dino = nothing if self.dino is None else self.dino.encode(frames_BHWC).cpu()
-        depth = nothing if self.depth is None else self.depth.encode(frames_BHWC).cpu().numpy()
-        found = nothing if self.detector is None else self.detector.detect(frames_BHWC)
-        return list(zip(dino, depth, found, strict=True))
+        depth = found = nothing
+        if self.depth is not None:
+            depth = _of_some(self.depth.encode, frames_BHWC, sees_depth)
+        if self.detector is not None:
+            found = _of_some(self.detector.detect, frames_BHWC, sees_boxes)
+        grids = [None if grid is None else grid.cpu().numpy() for grid in depth]
+        return list(zip(dino, grids, found, strict=True))
 
     def _features(
         self,
@@ -204,8 +224,12 @@ class Perception:
         nearness_HW: NDArray | None,
         found: Detections | None,
     ) -> FrameFeatures:
+        stream.num_ticks += 1
+        if nearness_HW is None:
+            nearness_HW = stream.nearness_HW
+        stream.nearness_HW = nearness_HW
         tokens = None
-        if found is not None:
+        if self.detector is not None:
             fov_deg = self.config.default_fov_deg if fov_deg is None else fov_deg
             boxes = stream.tracker.step(found)
             tokens = [stream.builder.step(boxes, fov_deg=fov_deg, nearness_HW=nearness_HW)]
@@ -215,6 +239,16 @@ class Perception:
             return features
         present = torch.ones(1, 1, dtype=torch.bool)
         return replace(features, dino_BTND=dino_ND.clone()[None, None], has_dino_BT=present)
+
+
+def _of_some(
+    encode: Callable[[Tensor], Sequence[Any]], frames_BHWC: Tensor, wanted: list[bool]
+) -> list[Any]:
+    """What `encode` gives for the wanted pictures, None for the others."""
+    if not any(wanted):
+        return [None] * len(wanted)
+    results = iter(encode(frames_BHWC if all(wanted) else frames_BHWC[torch.tensor(wanted)]))
+    return [next(results) if is_wanted else None for is_wanted in wanted]
 
 
 def _concatenate(parts: list[FrameFeatures], *, dim: int) -> FrameFeatures:

@@ -25,11 +25,11 @@ VELOCITY_WEIGHT = 0.4
 CLASS_MEMORY = 0.9
 FORGET_AFTER_TICKS = TIMING.tick_hz
 # A track seen at least MIN_COAST_HITS times is carried on over short gaps of the detector.
-COAST_TICKS = 3
+COAST_TICKS = 5
 COAST_SCORE = 0.7
 MIN_COAST_HITS = 3
 # Weak boxes alone carry a track on for this long: some things only look like an object at times.
-WEAK_TICKS = TIMING.tick_hz
+WEAK_TICKS = 3 * TIMING.tick_hz // 2
 
 
 @dataclass
@@ -40,7 +40,8 @@ class _Track:
     class_votes: dict[int, float]
     score: float
     num_hits: int = 1
-    num_missed: int = 0
+    num_missed: int = 0  # times it was looked for and not found since it was seen last
+    ticks_unseen: int = 0
     num_weak: int = 0
 
     @property
@@ -64,11 +65,23 @@ class BoxTracker:
         self._tracks: list[_Track] = []
         self._next_id = 1
 
-    def step(self, found: Detections) -> list[Box]:
-        """Tracks of this tick; a new object is in the list of the tick that first shows it."""
+    def step(self, found: Detections | None) -> list[Box]:
+        """Tracks of this tick; a new object is in the list of the tick that first shows it.
+
+        Args:
+            found: what the detector saw, None when it was not asked: then tracks just move on.
+        """
         for track in self._tracks:
             track.box_4 = track.box_4 + track.velocity_4
             track.num_weak += 1
+            track.ticks_unseen += 1
+        if found is not None:
+            self._match(found)
+        self._tracks = [t for t in self._tracks if t.ticks_unseen <= FORGET_AFTER_TICKS]
+        return [_visible(track) for track in self._tracks if _is_shown(track)]
+
+    def _match(self, found: Detections) -> None:
+        """Gives the detections to the tracks, and begins tracks with those that are left."""
         boxes_N4 = _centre_size(found.corners_K4)
         is_strong_N = found.score_K >= self.new_track_score
         waiting = list(range(len(self._tracks)))
@@ -82,8 +95,6 @@ class BoxTracker:
             track = _Track(self._next_id, boxes_N4[n], np.zeros(4), votes, float(found.score_K[n]))
             self._tracks.append(track)
             self._next_id += 1
-        self._tracks = [t for t in self._tracks if t.num_missed <= FORGET_AFTER_TICKS]
-        return [_visible(track) for track in self._tracks if _is_shown(track)]
 
     def _assign(
         self,
@@ -114,10 +125,9 @@ class BoxTracker:
 
 
 def _update(track: _Track, box_4: NDArray, label: int, score: float) -> None:
-    num_ticks = track.num_missed + 1
     error_4 = box_4 - track.box_4
     weight = 1.0 if track.num_hits == 1 else VELOCITY_WEIGHT
-    track.velocity_4 = track.velocity_4 + weight * error_4 / num_ticks
+    track.velocity_4 = track.velocity_4 + weight * error_4 / track.ticks_unseen
     track.velocity_4[2:] *= 0.5
     track.box_4 = track.box_4 + POSITION_WEIGHT * error_4
     votes = {known: CLASS_MEMORY * value for known, value in track.class_votes.items()}
@@ -126,16 +136,19 @@ def _update(track: _Track, box_4: NDArray, label: int, score: float) -> None:
     track.score = score
     track.num_hits += 1
     track.num_missed = 0
+    track.ticks_unseen = 0
 
 
 def _is_shown(track: _Track) -> bool:
     if track.num_weak > WEAK_TICKS:
         return False
-    if track.num_missed == 0:
+    if track.ticks_unseen == 0:
         return True
     cx, cy = track.box_4[:2]
-    is_inside = 0.0 < cx < 1.0 and 0.0 < cy < 1.0
-    return track.num_hits >= MIN_COAST_HITS and track.num_missed <= COAST_TICKS and is_inside
+    if not (0.0 < cx < 1.0 and 0.0 < cy < 1.0):
+        return False
+    is_steady = track.num_hits >= MIN_COAST_HITS and track.ticks_unseen <= COAST_TICKS
+    return is_steady or track.num_missed == 0
 
 
 def _visible(track: _Track) -> Box:

@@ -145,7 +145,10 @@ def to_rgb(
     width, height = frame.width, frame.height
     if max_width is not None and width > max_width:
         width, height = max_width, max(1, round(height * max_width / width))
-    rgb = frame.reformat(width=width, height=height, format="rgb24", interpolation="AREA")
+    # On one thread: starting others for a picture takes longer than scaling it.
+    rgb = frame.reformat(
+        width=width, height=height, format="rgb24", interpolation="AREA", threads=1
+    )
     image = rgb.to_ndarray()
     return image if matrix is None else np.ascontiguousarray(apply_display_matrix(image, matrix))
 

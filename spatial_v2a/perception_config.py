@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import PositiveInt
+
 from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.strict import StrictConfig
@@ -41,6 +43,8 @@ class DepthSettings(StrictConfig):
         grid: rows and columns of the nearness grid handed to the model.
         neck_sizes, fusion_size, head_size: widths of the compact network's neck and head.
         max_depth_m: range of the compact (metric) network.
+        every_ticks: it looks at the first picture and then at every so-many-th; between, the last
+            grid is held.
     """
 
     source: str | None = None
@@ -55,6 +59,7 @@ class DepthSettings(StrictConfig):
     fusion_size: int = 16
     head_size: int = 8
     max_depth_m: int = 64
+    every_ticks: PositiveInt = 1
 
 
 class DetectorSettings(StrictConfig):
@@ -70,6 +75,8 @@ class DetectorSettings(StrictConfig):
         score_threshold: boxes below it are never reported.
         new_track_score: a box needs it to begin a track; weaker boxes only extend tracks.
         nms_iou: overlap above which the weaker of two boxes is dropped, whatever its class.
+        every_ticks: it looks at the first picture and then at every so-many-th; between, tracks
+            move on by themselves.
     """
 
     source: str | None = None
@@ -82,6 +89,7 @@ class DetectorSettings(StrictConfig):
     score_threshold: float = 0.1
     new_track_score: float = 0.3
     nms_iou: float = 0.5
+    every_ticks: PositiveInt = 1
 
 
 class PerceptionConfig(StrictConfig):

@@ -58,17 +58,23 @@ def perception(folder: Path, config: PerceptionConfig) -> Perception:
     return Perception.from_checkpoint(folder, config)
 
 
+@pytest.fixture(params=[1, 2], ids=["every tick", "every second tick"])
+def seeing(request: pytest.FixtureRequest, folder: Path, config: PerceptionConfig) -> Perception:
+    """Perception whose detector and depth network look at each or at every second picture."""
+    turns = {"every_ticks": request.param}
+    taken = {name: getattr(config, name).model_copy(update=turns) for name in ("detector", "depth")}
+    return Perception.from_checkpoint(folder, config.model_copy(update=taken))
+
+
 @pytest.fixture
 def frames_THWC() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, 48, 64, 3), dtype=np.uint8)
 
 
-def test_steps_give_what_a_whole_clip_gives(
-    perception: Perception, frames_THWC: np.ndarray
-) -> None:
-    whole = perception.extract(frames_THWC, fov_deg=90.0)
-    perception.init_state(1)
-    steps = [perception.step(frame[None], fov_deg=90.0) for frame in frames_THWC]
+def test_steps_give_what_a_whole_clip_gives(seeing: Perception, frames_THWC: np.ndarray) -> None:
+    whole = seeing.extract(frames_THWC, fov_deg=90.0)
+    seeing.init_state(1)
+    steps = [seeing.step(frame[None], fov_deg=90.0) for frame in frames_THWC]
     assert bool(whole.has_dino_BT.all() and whole.has_depth_BT.all() and whole.has_boxes_BT.all())
     assert bool(whole.box_mask_BTK.any())
     for name, value in vars(whole).items():
@@ -77,19 +83,44 @@ def test_steps_give_what_a_whole_clip_gives(
 
 
 def test_streams_do_not_meet_and_reset_forgets_one(
-    perception: Perception, frames_THWC: np.ndarray
+    seeing: Perception, frames_THWC: np.ndarray
 ) -> None:
-    perception.init_state(2)
+    seeing.init_state(2)
     pairs = np.stack([frames_THWC, frames_THWC[::-1]], axis=1)
     for pair in pairs:
-        both = perception.step(pair, fov_deg=90.0)
-    alone = perception.extract(frames_THWC[::-1], fov_deg=90.0)
+        both = seeing.step(pair, fov_deg=90.0)
+    alone = seeing.extract(frames_THWC[::-1], fov_deg=90.0)
     torch.testing.assert_close(both.boxes_BTKF[1, 0], alone.boxes_BTKF[0, -1], atol=1e-4, rtol=0)
-    perception.reset(torch.tensor([True, False]))
-    again = perception.step(pairs[0], fov_deg=90.0)
-    fresh = perception.extract(frames_THWC[:1], fov_deg=90.0)
+    seeing.reset(torch.tensor([True, False]))
+    again = seeing.step(pairs[0], fov_deg=90.0)
+    fresh = seeing.extract(frames_THWC[:1], fov_deg=90.0)
     torch.testing.assert_close(again.boxes_BTKF[0, 0], fresh.boxes_BTKF[0, 0], atol=1e-4, rtol=0)
     assert float(again.boxes_BTKF[1, ..., -1].max()) > 0
+
+
+def test_detector_and_depth_take_turns(seeing: Perception, frames_THWC: np.ndarray) -> None:
+    """Both see the first picture; with every second tick they never meet again."""
+    features, depths, looks, every = [], [], [], seeing.config.depth.every_ticks
+    depth, detect = seeing.depth.encode, seeing.detector.detect
+
+    def see_depth(frames_BHWC):
+        depths.append(len(features))
+        return depth(frames_BHWC)
+
+    def look(frames_BHWC):
+        looks.append(len(features))
+        return detect(frames_BHWC)
+
+    seeing.depth.encode, seeing.detector.detect = see_depth, look
+    for frame in frames_THWC:
+        features.append(seeing.step(frame[None], fov_deg=90.0))
+    assert (looks, depths) == {
+        1: ([0, 1, 2, 3, 4], [0, 1, 2, 3, 4]),
+        2: ([0, 2, 4], [0, 1, 3]),
+    }[every]
+    assert all(bool(one.has_depth_BT.all() and one.has_boxes_BT.all()) for one in features)
+    if every == 2:
+        assert torch.equal(features[2].depth_BTHW, features[1].depth_BTHW)
 
 
 def test_frozen_encoders_cannot_be_trained(perception: Perception) -> None:
@@ -193,22 +224,43 @@ def test_weak_boxes_extend_tracks_but_begin_none_and_gaps_are_bridged() -> None:
         tracker.step(detections((0.5 + 0.01 * t, 0.5, 0.9, 1)))
     (weak,) = tracker.step(detections((0.54, 0.5, 0.15, 1)))
     assert weak.track_id == 1
-    gap = [tracker.step(detections()) for _ in range(5)]
-    assert [len(boxes) for boxes in gap] == [1, 1, 1, 0, 0]
+    gap = [tracker.step(detections()) for _ in range(7)]
+    assert [len(boxes) for boxes in gap] == [1, 1, 1, 1, 1, 0, 0]
     assert gap[2][0].score < gap[0][0].score < weak.score
     (back,) = tracker.step(detections((0.60, 0.5, 0.9, 1)))
     assert back.track_id == 1
 
 
-def test_weak_boxes_alone_carry_a_track_on_for_a_second() -> None:
+def test_weak_boxes_alone_carry_a_track_on_for_a_while() -> None:
     """What looked like an object once, and only faintly since, is no object any more."""
     tracker = BoxTracker(new_track_score=0.75)
     tracker.step(detections((0.5, 0.5, 0.9, 1)))
-    shown = [len(tracker.step(detections((0.5, 0.5, 0.4, 1)))) for _ in range(40)]
-    assert shown == [1] * 30 + [0] * 10
+    shown = [len(tracker.step(detections((0.5, 0.5, 0.4, 1)))) for _ in range(60)]
+    assert shown == [1] * 45 + [0] * 15  # a second and a half
     (strong,) = tracker.step(detections((0.5, 0.5, 0.8, 1)))
     assert strong.track_id == 1, "it was hidden, not forgotten"
     assert len(tracker.step(detections((0.5, 0.5, 0.4, 1)))) == 1
+
+
+def test_tracks_move_on_while_nobody_looks() -> None:
+    """Every second tick without the detector: the same ids, on the same path, to a pixel or two."""
+    asked, resting = (BoxTracker(new_track_score=0.3) for _ in range(2))
+    for tick in range(40):
+        found = detections((0.1 + 0.015 * tick, 0.5, 0.9, 1), (0.9 - 0.01 * tick, 0.4, 0.9, 2))
+        every = asked.step(found)
+        second = resting.step(found if tick % 2 == 0 else None)
+        assert [box.track_id for box in second] == [box.track_id for box in every] == [1, 2]
+        if tick > 10:
+            for a, b in zip(every, second, strict=True):
+                assert abs(a.cx - b.cx) < 0.002 and abs(a.w - b.w) < 0.002
+
+
+def test_an_unseen_track_ends_as_soon_with_half_the_looks() -> None:
+    tracker = BoxTracker(new_track_score=0.3)
+    for tick in range(20):
+        tracker.step(detections((0.5, 0.5, 0.9, 1)) if tick % 2 == 0 else None)
+    shown = [len(tracker.step(detections() if tick % 2 == 0 else None)) for tick in range(6)]
+    assert shown == [1, 1, 1, 1, 0, 0]  # unseen for 2 to 5 ticks, then longer than COAST_TICKS
 
 
 def test_a_single_wrong_class_does_not_change_a_track() -> None:

@@ -40,13 +40,15 @@ class PartFigures:
     """One part of the tick.
 
     Attributes:
-        spread: its times.
+        spread: its times in the ticks in which it ran.
+        share: of the ticks in which it ran.
         gflop, megabytes: what it cannot avoid; None where nothing is counted (decode, other).
         ceiling_ms: time for that at the machine's measured rates.
         ratio: p50 over the ceiling.
     """
 
     spread: Spread
+    share: float = 1.0
     gflop: float | None = None
     megabytes: float | None = None
     ceiling_ms: float | None = None
@@ -133,10 +135,9 @@ def make_report(
         memory, rates: of the same run.
     """
     parts = {
-        name: _part(spread(times_ms_T), work.get(name), rates)
-        for name, times_ms_T in log.parts_ms.items()
+        name: _part(times_ms_T, work.get(name), rates) for name, times_ms_T in log.parts_ms.items()
     }
-    tick_mean_ms = sum(part.spread.mean_ms for part in parts.values())
+    work_ms = float(sum(times_ms_T.mean() for times_ms_T in log.parts_ms.values()))
     return Report(
         num_streams=num_streams,
         num_ticks=len(log.tick_ms_T),
@@ -146,20 +147,24 @@ def make_report(
         ready=spread(log.ready_ms_T),
         num_misses=count_misses(log.tick_ms_T),
         parts=parts,
-        sum_over_tick=1.0 - parts[OTHER].spread.mean_ms / tick_mean_ms,
-        ceiling_ms=sum(part.ceiling_ms or 0.0 for part in parts.values()),
+        sum_over_tick=1.0 - float(log.parts_ms[OTHER].mean()) / work_ms,
+        ceiling_ms=sum(part.share * (part.ceiling_ms or 0.0) for part in parts.values()),
         num_boxes=log.num_boxes,
         memory=memory,
         rates=rates,
     )
 
 
-def _part(times: Spread, work: Work | None, rates: Rates) -> PartFigures:
+def _part(times_ms_T: NDArray, work: Work | None, rates: Rates) -> PartFigures:
+    ran_T = times_ms_T != 0
+    times = spread(times_ms_T[ran_T] if ran_T.any() else times_ms_T)
+    share = float(ran_T.mean()) if ran_T.any() else 1.0
     if work is None:
-        return PartFigures(times)
+        return PartFigures(times, share)
     least_ms = ceiling_ms(work, rates)
     return PartFigures(
         times,
+        share,
         gflop=work.flops / 1e9,
         megabytes=work.num_bytes / 1e6,
         ceiling_ms=least_ms,

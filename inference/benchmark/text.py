@@ -63,6 +63,7 @@ def _times(times: Spread) -> str:
 
 def _row(name: str, part: PartFigures) -> str:
     times = part.spread
+    name = name if part.share > 0.99 else f"{name}, {100 * part.share:.0f} %"
     row = f"{name:15}{times.p50_ms:8.2f}{times.p95_ms:8.2f}{times.p99_ms:8.2f}"
     row += _cell(part.ceiling_ms, 9, 2) + _cell(part.ratio, 7, 1)
     return (row + _cell(part.gflop, 8, 3) + _cell(part.megabytes, 8, 1)).rstrip()
