@@ -135,6 +135,30 @@ def test_ahead_the_tick_is_the_slower_thread(subject: Subject, clip: Path) -> No
     assert (log.tick_ms_T < together).all() and (2 * log.tick_ms_T >= together).all()
 
 
+def test_parts_that_take_turns_count_where_they_run(
+    subject: Subject, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = subject.perception.config
+    turns = {
+        n: getattr(config, n).model_copy(update={"every_ticks": 2}) for n in ("detector", "depth")
+    }
+    monkeypatch.setattr(subject.perception, "config", config.model_copy(update=turns))
+    one = runner(subject, clip)
+    first = one.run(2)
+    assert (first.parts_ms["boxes"] > 0).tolist() == [True, False]
+    assert (first.parts_ms["depth"] > 0).tolist() == [True, True]
+    log = one.run(8)
+    ran = {name: (log.parts_ms[name] > 0).tolist() for name in ("DINO", "boxes", "depth")}
+    assert ran == {"DINO": [True] * 8, "boxes": [True, False] * 4, "depth": [False, True] * 4}
+    flops = one.count_flops()
+    assert flops["boxes"] > 0 and flops["depth"] > 0
+    report = report_of(log)
+    shares = {name: part.share for name, part in report.parts.items()}
+    assert (shares["DINO"], shares["boxes"], shares["depth"]) == (1.0, 0.5, 0.5)
+    ran_T = log.parts_ms["boxes"] > 0
+    assert report.parts["boxes"].spread.p50_ms == np.median(log.parts_ms["boxes"][ran_T])
+
+
 def test_with_a_real_clock_little_is_left_over(subject: Subject, clip: Path) -> None:
     log = runner(subject, clip).run(20)
     together_ms = sum(times for name, times in log.parts_ms.items() if name != OTHER)
@@ -199,9 +223,9 @@ def log_of(tick_ms_T: list[float]) -> TickLog:
     return TickLog(times, 0.9 * times, {"head": times / 4, OTHER: 3 * times / 4}, num_boxes=1.5)
 
 
-def report_of(tick_ms_T: list[float], *, num_streams: int = 1) -> Report:
+def report_of(times: list[float] | TickLog, *, num_streams: int = 1) -> Report:
     return make_report(
-        log_of(tick_ms_T),
+        times if isinstance(times, TickLog) else log_of(times),
         num_streams=num_streams,
         num_warmup_ticks=30,
         is_ahead=False,

@@ -111,7 +111,7 @@ class Runner:
                 laps.append(lap | hearing.lap())
                 num_boxes += int(features.box_mask_BTK.sum())
         seen_ms_T, heard_ms_T = 1e3 * np.array(seen_s), 1e3 * np.array(heard_s)
-        names = [name for name in PARTS if name in laps[0]]
+        names = [name for name in PARTS if any(name in lap for lap in laps)]
         parts_ms = {name: 1e3 * np.array([lap.get(name, 0.0) for lap in laps]) for name in names}
         parts_ms[OTHER] = seen_ms_T + heard_ms_T - sum(parts_ms.values())
         least_ms = parts_ms[OTHER].min()
