@@ -83,8 +83,7 @@ class Dubber:
         self.fov_deg = config.default_fov_deg if fov_deg is None else fov_deg
         if not 1 <= self.fov_deg <= 175:
             raise UserError(f"field of view {self.fov_deg:g} is not in 1..175 degrees; mend --fov")
-        encoders = (config.dino, config.depth, config.detector)
-        self._max_width = max(encoder.image_width for encoder in encoders)
+        self._max_width = config.max_image_width
 
     def check(self, job: DubJob) -> None:
         """Reads the given geometry of a job to its end, so that a bad line stops nothing later."""

@@ -1,6 +1,7 @@
-"""`spatial-v2a evaluate --long-run VIDEO`: ten minutes in one run, written as long_run.json."""
+"""`spatial-v2a evaluate --long-run VIDEO`: minutes or an hour in one run, and its picture."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.evaluation.generate import load_system
 from spatial_v2a.inference.evaluation.longrun import long_run
+from spatial_v2a.inference.evaluation.longrun_picture import draw_long_run
 from spatial_v2a.inference.evaluation.report import write_text
 
 
@@ -29,17 +31,20 @@ def run_long(
     out.mkdir(parents=True, exist_ok=True)
     result = long_run(
         system,
-        source.ticks,
+        partial(source.ticks, max_width=system.model.config.perception.max_image_width),
         minutes=minutes,
         fov_deg=fov_deg,
         progress=lambda line: print(line, flush=True),
     )
     data = {"video": str(video), "video_s": float(source.duration), "seed": seed, "device": device}
-    data |= {"threads": torch.get_num_threads(), **result.as_json()}
+    data |= {"threads": 1 if device == "cpu" else torch.get_num_threads(), **result.as_json()}
     write_text(out / "long_run.json", json.dumps(data, indent=1) + "\n")
+    title = f"{checkpoint} on {device}, {minutes} minutes of {video.name} in one run"
+    draw_long_run(out / "long_run.png", result, title=title)
     print(
         f"memory {result.memory_growth_mb:+.1f} MB after minute 1, "
         f"level {result.level_db:+.2f} dB, worst band {result.worst_band_db:.2f} dB, "
-        f"side/mid {result.side_over_mid_db:+.2f} dB, {result.realtime_factor:.2f} x real time"
+        f"side/mid {result.side_over_mid_db:+.2f} dB, "
+        f"median tick {100 * result.tick_change:+.1f} %, {result.realtime_factor:.2f} x real time"
     )
-    print(f"report: {out / 'long_run.json'}")
+    print(f"report: {out / 'long_run.json'}, picture: {out / 'long_run.png'}")

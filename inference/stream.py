@@ -68,8 +68,7 @@ class Stream:
         self.model = model
         config = model.config.perception
         self.fov_deg = _checked_fov(config.default_fov_deg if fov_deg is None else fov_deg)
-        encoders = (config.dino, config.depth, config.detector)
-        self.max_width = max(encoder.image_width for encoder in encoders)
+        self.max_width = config.max_image_width
         self._perception = _perception(model)
         self._engine = Engine(model, settings=self.settings, is_compiled=True)
         self._open = ExitStack()

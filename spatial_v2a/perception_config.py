@@ -107,6 +107,11 @@ class PerceptionConfig(StrictConfig):
         return VOCABULARY_SIZES[self.detector.vocabulary]
 
     @property
+    def max_image_width(self) -> int:
+        """Widest picture an encoder takes; wider ones are scaled down to it where they are read."""
+        return max(part.image_width for part in (self.dino, self.depth, self.detector))
+
+    @property
     def shapes(self) -> PerceptionShapes:
         """Shapes of the features the generator sees."""
         rows, columns = self.dino.grid

@@ -9,8 +9,9 @@ import pytest
 from spatial_v2a import Config
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.evaluate_command import evaluate
-from spatial_v2a.inference.evaluation import longrun
+from spatial_v2a.inference.evaluation import longrun, minutes
 from spatial_v2a.inference.evaluation.generate import detect, dub_together, load_system
+from spatial_v2a.inference.evaluation.longrun_picture import draw_long_run
 from spatial_v2a.timing import TIMING
 from tests import evaluation_clips as fake
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -78,18 +79,24 @@ def test_a_brief_report_holds_the_model_alone(checkpoint, shards, tmp_path):
 def test_third_octaves_find_a_tone():
     time_s = np.arange(TIMING.sample_rate_hz) / TIMING.sample_rate_hz
     tone_LC = np.stack([0.1 * np.sin(2 * np.pi * 1000 * time_s)] * 2, axis=-1)
-    bands = longrun.third_octave_db(tone_LC)
-    assert longrun.BAND_CENTRES_HZ[int(bands.argmax())] == pytest.approx(1000)
+    bands = minutes.third_octave_db(tone_LC)
+    assert minutes.BAND_CENTRES_HZ[int(bands.argmax())] == pytest.approx(1000)
     assert bands.max() == pytest.approx(-23.0, abs=0.2)
 
 
 def test_minutes_compare_by_hand():
     """Half the level everywhere is -6 dB in level and in every band that is heard."""
     noise_LC = np.random.default_rng(0).normal(size=(TIMING.sample_rate_hz, 2)) * 0.05
-    result = longrun.compare_minutes(noise_LC, noise_LC / 2)
-    assert result["level_db"] == pytest.approx(-6.02, abs=0.01)
-    assert result["side_over_mid_db"] == pytest.approx(0.0, abs=0.01)
-    assert result["worst_band_db"] == pytest.approx(6.02, abs=0.01)
+    loud, quiet = (
+        minutes.minute_of(sound_LC, np.array(tick_ms))
+        for sound_LC, tick_ms in ((noise_LC, [20.0, 40.0, 20.0]), (noise_LC / 2, [30.0] * 3))
+    )
+    assert (loud.p50_ms, loud.num_misses, quiet.num_misses) == (20.0, 1, 0)
+    result = longrun.LongRun([loud, loud, quiet], realtime_factor=1.0)
+    assert result.level_db == pytest.approx(-6.02, abs=0.01)
+    assert result.side_over_mid_db == pytest.approx(0.0, abs=0.01)
+    assert result.worst_band_db == pytest.approx(6.02, abs=0.01)
+    assert result.tick_change == pytest.approx(0.5)
 
 
 def test_looped_frames_end_on_time():
@@ -98,7 +105,7 @@ def test_looped_frames_end_on_time():
     assert shown == [0, 1, 0, 1, 0]
 
 
-def test_long_run_reports_each_minute(checkpoint, monkeypatch):
+def test_long_run_reports_each_minute(checkpoint, monkeypatch, tmp_path):
     """Minutes of four ticks: the run is the same, only shorter."""
     monkeypatch.setattr(longrun, "MINUTE_TICKS", 4)
     system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
@@ -106,8 +113,14 @@ def test_long_run_reports_each_minute(checkpoint, monkeypatch):
     result = longrun.long_run(
         system, lambda: frames, minutes=3, fov_deg=90.0, progress=lambda line: None
     )
-    assert len(result.memory_mb_by_minute) == 3
-    assert result.level_db_second > -120 and np.isfinite(result.level_db)
+    assert len(result.minutes) == 3
+    assert result.minutes[1].level_dbfs > -120 and np.isfinite(result.level_db)
+    assert all(0 < minute.p50_ms <= minute.p99_ms for minute in result.minutes)
+    plain = result.as_json()
+    assert len(plain["minutes"][0]["band_dbfs"]) == len(plain["band_db"]) == 26
+    assert json.loads(json.dumps(plain)) == plain
+    draw_long_run(tmp_path / "run.png", result, title="three minutes")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
 
 
 def test_a_clip_does_not_hear_its_neighbours(checkpoint):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from spatial_v2a.inference.evaluation.longrun import resident_mb
+from spatial_v2a.inference.evaluation.minutes import resident_mb
 
 # Large enough that starting the operation costs nothing and that few caches hold the copy.
 MATRIX_SIZE = {"cpu": 1024, "cuda": 4096}

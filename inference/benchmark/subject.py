@@ -54,8 +54,7 @@ class Subject:
     @property
     def max_width(self) -> int:
         """Widest picture an encoder takes; the decoder scales down to it, as when dubbing."""
-        config = self.model.config.perception
-        return max(part.image_width for part in (config.dino, config.depth, config.detector))
+        return self.model.config.perception.max_image_width
 
 
 def load_subject(*, checkpoint: str | None, preset: str | None, device: str) -> Subject:

@@ -1,109 +1,86 @@
-"""The long run: does memory stay flat and the sound stay the same over ten minutes in one go?
+"""The long run: do memory, speed and sound stay the same for minutes or an hour in one go?
 
 A video shorter than the run is played again from its start, with no reset of any state.
-Legend: C channels, L samples, F frequency bands.
+Legend: C channels, L samples, T ticks.
 """
 
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.features import FrameFeatures
+from spatial_v2a.inference.ahead import ahead
 from spatial_v2a.inference.engine import Engine, engine_threads
 from spatial_v2a.inference.evaluation.generate import System
-from spatial_v2a.inference.evaluation.metrics import level_dbfs
+from spatial_v2a.inference.evaluation.minutes import (
+    BAND_CENTRES_HZ,
+    Minute,
+    band_changes_db,
+    minute_of,
+)
 from spatial_v2a.timing import TIMING
 
 MINUTE_TICKS = 60 * TIMING.tick_hz
-# Third-octave centres from 50 Hz to 16 kHz.
-BAND_CENTRES_HZ = tuple(1000.0 * 2.0 ** (k / 3) for k in range(-13, 13))
-# A band this far below the loudest one is not heard; its change is not counted.
-BAND_RANGE_DB = 40.0
 
 
 @dataclass(frozen=True)
 class LongRun:
-    """What a long run showed; differences are last minute minus second minute.
+    """What a long run showed; changes are last minute against second.
 
     Attributes:
-        memory_mb_by_minute: resident memory of the process at the end of each minute.
-        memory_growth_mb: last minute's end minus first minute's end.
-        level_db: change of the RMS level.
-        side_over_mid_db: change of the side level relative to the mid level.
-        band_db: change in each third-octave band, by centre frequency.
-        worst_band_db: largest magnitude of those.
+        minutes: figures of every minute.
         realtime_factor: seconds of video per second of compute.
     """
 
-    minutes: float
-    memory_mb_by_minute: list[float]
-    memory_growth_mb: float
-    level_db_second: float
-    level_db_last: float
-    level_db: float
-    side_over_mid_db: float
-    band_db: dict[str, float]
-    worst_band_db: float
+    minutes: list[Minute]
     realtime_factor: float
 
-    def as_json(self) -> dict:
-        """Plain values."""
-        return asdict(self)
+    @property
+    def memory_growth_mb(self) -> float:
+        """Memory at the end of the last minute above that at the end of the first."""
+        return self.minutes[-1].memory_mb - self.minutes[0].memory_mb
 
+    @property
+    def level_db(self) -> float:
+        """Change of the RMS level."""
+        return self.minutes[-1].level_dbfs - self.minutes[1].level_dbfs
 
-def third_octave_db(audio_LC: np.ndarray) -> np.ndarray:
-    """Power in third-octave bands (both channels), dB below full scale [F]; Welch's method."""
-    size = 8192
-    count = max(1, (len(audio_LC) - size) // (size // 2) + 1)
-    window = np.hanning(size)
-    power = np.zeros(size // 2 + 1)
-    for block in range(count):
-        piece = audio_LC[block * size // 2 : block * size // 2 + size]
-        piece = np.pad(piece, ((0, size - len(piece)), (0, 0))) * window[:, None]
-        power += (np.abs(np.fft.rfft(piece, axis=0)) ** 2).mean(axis=1)
-    power *= 2.0 / (count * (window**2).sum() * size)
-    frequency_hz = np.fft.rfftfreq(size, 1 / TIMING.sample_rate_hz)
-    bands = [
-        power[(frequency_hz >= c * 2 ** (-1 / 6)) & (frequency_hz < c * 2 ** (1 / 6))].sum()
-        for c in BAND_CENTRES_HZ
-    ]
-    return 10 * np.log10(np.maximum(bands, 1e-12))
+    @property
+    def side_over_mid_db(self) -> float:
+        """Change of the side relative to the mid."""
+        return self.minutes[-1].side_over_mid_db - self.minutes[1].side_over_mid_db
 
+    @property
+    def worst_band_db(self) -> float:
+        """Largest change of a third octave, without its sign."""
+        return float(np.abs(band_changes_db(self.minutes[1], self.minutes[-1])).max())
 
-def compare_minutes(second_LC: np.ndarray, last_LC: np.ndarray) -> dict:
-    """Level, side and spectrum of the last minute against the second, in dB."""
-    second_F, last_F = third_octave_db(second_LC), third_octave_db(last_LC)
-    loudest = max(second_F.max(), last_F.max())
-    heard_F = np.maximum(second_F, last_F) > loudest - BAND_RANGE_DB
-    change_F = np.where(heard_F, last_F - second_F, 0.0)
+    @property
+    def tick_change(self) -> float:
+        """Change of the median tick, as a share."""
+        return self.minutes[-1].p50_ms / self.minutes[1].p50_ms - 1.0
 
-    def side_over_mid(audio_LC: np.ndarray) -> float:
-        left, right = audio_LC[:, :1], audio_LC[:, 1:]
-        return level_dbfs((left - right) / 2) - level_dbfs((left + right) / 2)
-
-    levels = level_dbfs(second_LC), level_dbfs(last_LC)
-    return {
-        "level_db_second": levels[0],
-        "level_db_last": levels[1],
-        "level_db": levels[1] - levels[0],
-        "side_over_mid_db": side_over_mid(last_LC) - side_over_mid(second_LC),
-        "band_db": {
-            f"{c:.0f} Hz": round(float(d), 2)
-            for c, d in zip(BAND_CENTRES_HZ, change_F, strict=True)
-        },
-        "worst_band_db": float(np.abs(change_F).max()),
-    }
-
-
-def resident_mb() -> float:
-    """Resident memory of this process in MB (Linux)."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; bands by centre frequency."""
+        changes = band_changes_db(self.minutes[1], self.minutes[-1])
+        return {
+            "memory_growth_mb": round(self.memory_growth_mb, 1),
+            "level_db": round(self.level_db, 2),
+            "side_over_mid_db": round(self.side_over_mid_db, 2),
+            "worst_band_db": round(self.worst_band_db, 2),
+            "tick_change": round(self.tick_change, 4),
+            "realtime_factor": round(self.realtime_factor, 3),
+            "band_db": {
+                f"{centre:.0f} Hz": round(float(change), 2)
+                for centre, change in zip(BAND_CENTRES_HZ, changes, strict=True)
+            },
+            "minutes": [_rounded(asdict(minute)) for minute in self.minutes],
+        }
 
 
 def looped(ticks: Callable[[], Iterable[np.ndarray]], num_ticks: int) -> Iterator[np.ndarray]:
@@ -133,10 +110,10 @@ def long_run(
     fov_deg: float,
     progress: Callable[[str], None],
 ) -> LongRun:
-    """Dubs `minutes` minutes in one run and compares its second minute with its last.
+    """Dubs `minutes` minutes in one run, as `dub` does, and looks at each of them.
 
-    Only those two minutes of sound are kept, in arrays made beforehand, so that the memory
-    measured is that of the engine.
+    The arrays of one minute are made beforehand and used again, so that the memory measured is
+    that of the engine.
 
     Args:
         system: the loaded checkpoint.
@@ -146,28 +123,48 @@ def long_run(
         progress: receives one line per minute.
     """
     samples = TIMING.samples_per_tick
-    shape_LC = (MINUTE_TICKS * samples, 2)
-    kept = {m: np.full(shape_LC, np.nan, np.float32) for m in (1, minutes - 1)}  # pages touched
-    engine = Engine(system.model, num_streams=1, settings=system.settings)
+    audio_LC = np.full((MINUTE_TICKS * samples, 2), np.nan, np.float32)
+    tick_ms_T = np.full(MINUTE_TICKS, np.nan)
+    engine = Engine(system.model, num_streams=1, settings=system.settings, is_compiled=True)
     system.perception.init_state(1)
-    memory_mb: list[float] = []
+    seen = _seen(system, looped(ticks, minutes * MINUTE_TICKS), fov_deg)
+    is_ahead = engine.device.type == "cpu"
+    done: list[Minute] = []
     started_s = time.monotonic()
     with engine_threads(engine.device):
-        for tick, frame_HWC in enumerate(looped(ticks, minutes * MINUTE_TICKS)):
-            frames_BHWC = torch.from_numpy(frame_HWC)[None]
-            features = system.perception.step(frames_BHWC, fov_deg=fov_deg)
-            audio_LC = engine.step(features)[0]
-            minute, within = divmod(tick, MINUTE_TICKS)
-            if minute in kept:
-                kept[minute][within * samples : (within + 1) * samples] = audio_LC.numpy()
+        for tick, (features, seen_s) in enumerate(ahead(seen) if is_ahead else seen):
+            begin_s = time.perf_counter()
+            heard_LC = engine.step(features)[0].numpy()
+            heard_s = time.perf_counter() - begin_s
+            within = tick % MINUTE_TICKS
+            audio_LC[within * samples : (within + 1) * samples] = heard_LC
+            tick_ms_T[within] = 1e3 * (max(seen_s, heard_s) if is_ahead else seen_s + heard_s)
             if within == MINUTE_TICKS - 1:
-                memory_mb.append(round(resident_mb(), 1))
-                progress(f"minute {minute + 1}/{minutes}: {memory_mb[-1]:.0f} MB")
-    spent_s = time.monotonic() - started_s
-    return LongRun(
-        minutes=minutes,
-        memory_mb_by_minute=memory_mb,
-        memory_growth_mb=round(memory_mb[-1] - memory_mb[0], 1),
-        realtime_factor=minutes * 60 / spent_s,
-        **compare_minutes(kept[1], kept[minutes - 1]),
+                done.append(minute_of(audio_LC, tick_ms_T))
+                progress(f"minute {len(done)}/{minutes}: {_line(done[-1])}")
+    return LongRun(done, realtime_factor=minutes * 60 / (time.monotonic() - started_s))
+
+
+def _seen(
+    system: System, frames: Iterator[np.ndarray], fov_deg: float
+) -> Iterator[tuple[FrameFeatures, float]]:
+    """Features [1, 1] of each tick, and the seconds that decoding and perception took."""
+    begin_s = time.perf_counter()
+    for frame_HWC in frames:
+        frames_BHWC = torch.from_numpy(frame_HWC)[None]
+        features = system.perception.step(frames_BHWC, fov_deg=fov_deg)
+        yield features, time.perf_counter() - begin_s
+        begin_s = time.perf_counter()
+
+
+def _line(minute: Minute) -> str:
+    return (
+        f"{minute.memory_mb:.0f} MB, {minute.level_dbfs:.1f} dBFS, tick p50 {minute.p50_ms:.1f}, "
+        f"p99 {minute.p99_ms:.1f} ms"
     )
+
+
+def _rounded(minute: dict[str, Any]) -> dict[str, Any]:
+    bands = [round(value, 2) for value in minute.pop("band_dbfs_F")]
+    plain = {name: round(value, 3) for name, value in minute.items()}
+    return plain | {"band_dbfs": bands}

@@ -110,8 +110,7 @@ def dub(
     Raises:
         UserError: its picture is damaged.
     """
-    config = system.perception.config
-    width = max(part.image_width for part in (config.dino, config.depth, config.detector))
+    width = system.model.config.perception.max_image_width
     engine = Engine(system.model, num_streams=1, settings=system.settings)
     system.perception.init_state(1)
     samples = engine.samples_per_tick
