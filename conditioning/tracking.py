@@ -29,7 +29,7 @@ COAST_TICKS = 5
 COAST_SCORE = 0.7
 MIN_COAST_HITS = 3
 # Weak boxes alone carry a track on for this long: some things only look like an object at times.
-WEAK_TICKS = 3 * TIMING.tick_hz // 2
+WEAK_TICKS = TIMING.tick_hz
 
 
 @dataclass

@@ -231,12 +231,12 @@ def test_weak_boxes_extend_tracks_but_begin_none_and_gaps_are_bridged() -> None:
     assert back.track_id == 1
 
 
-def test_weak_boxes_alone_carry_a_track_on_for_a_while() -> None:
+def test_weak_boxes_alone_carry_a_track_on_for_a_second() -> None:
     """What looked like an object once, and only faintly since, is no object any more."""
     tracker = BoxTracker(new_track_score=0.75)
     tracker.step(detections((0.5, 0.5, 0.9, 1)))
     shown = [len(tracker.step(detections((0.5, 0.5, 0.4, 1)))) for _ in range(60)]
-    assert shown == [1] * 45 + [0] * 15  # a second and a half
+    assert shown == [1] * 30 + [0] * 30
     (strong,) = tracker.step(detections((0.5, 0.5, 0.8, 1)))
     assert strong.track_id == 1, "it was hidden, not forgotten"
     assert len(tracker.step(detections((0.5, 0.5, 0.4, 1)))) == 1

@@ -18,7 +18,7 @@ def draw_long_run(path: Path, run: LongRun, *, title: str) -> None:
     memory, ticks, level, bands = figure.subplots(4, 1, sharex=True, height_ratios=(1, 1, 1, 1.6))
     at = np.arange(1, len(run.minutes) + 1)
     memory.plot(at, [minute.memory_mb for minute in run.minutes], ".-")
-    memory.set(ylabel="resident (MB)", ylim=(0, None))
+    memory.set(ylabel="resident (MB)", ylim=(0, 1.2 * max(m.memory_mb for m in run.minutes)))
     ticks.plot(at, [minute.p50_ms for minute in run.minutes], ".-", label="p50")
     ticks.plot(at, [minute.p99_ms for minute in run.minutes], ".--", label="p99")
     deadline_ms = 1e3 * float(TIMING.tick_s)
@@ -29,7 +29,7 @@ def draw_long_run(path: Path, run: LongRun, *, title: str) -> None:
     side = [minute.level_dbfs + minute.side_over_mid_db for minute in run.minutes]
     level.plot(at, side, ".--", label="level + side over mid")
     level.set(ylabel="dBFS")
-    level.legend(fontsize=8, ncols=2, loc="lower right")
+    level.legend(fontsize=8, ncols=2, loc="center right")
     change_FM = np.stack([band_changes_db(run.minutes[1], m) for m in run.minutes], axis=1)
     drawn = bands.pcolormesh(
         at, np.arange(len(BAND_CENTRES_HZ)), change_FM, cmap="RdBu_r", vmin=-6, vmax=6
