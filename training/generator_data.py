@@ -199,12 +199,12 @@ def join_scenes(
     before: tuple[FrameFeatures, Tensor], after: tuple[FrameFeatures, Tensor], cut: int
 ) -> tuple[FrameFeatures, Tensor]:
     """Features [1, T] and latents [T, D]: `before` for `cut` ticks, then `after` from its start."""
-    names = vars(before[0])
+    rest = len(after[1]) - cut
     features = {
-        name: torch.cat((vars(before[0])[name][:, :cut], vars(after[0])[name][:, :-cut]), dim=1)
-        for name in names
+        name: torch.cat((seen[:, :cut], vars(after[0])[name][:, :rest]), dim=1)
+        for name, seen in vars(before[0]).items()
     }
-    return FrameFeatures(**features), torch.cat((before[1][:cut], after[1][:-cut]))
+    return FrameFeatures(**features), torch.cat((before[1][:cut], after[1][:rest]))
 
 
 @torch.no_grad()
