@@ -53,7 +53,7 @@ format: $(STAMP)
 
 # Run after changing the dependencies; add `--upgrade` by hand to move every pin.
 lock: $(STAMP)
-	$(VENV)/bin/uv pip compile pyproject.toml requirements.in --extra train --extra dev \
+	$(VENV)/bin/uv pip compile pyproject.toml requirements.in --extra cpu --extra train --extra dev \
 	  --universal --python-version 3.11 --no-header --no-annotate -o requirements.lock
 
 clean:

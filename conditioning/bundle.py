@@ -5,7 +5,8 @@ Legend: B streams, T ticks, H W picture rows and columns.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,15 @@ class Perception:
             if encoder is not None:
                 encoder.to(device)
         return self
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        """Within, the encoders run as they are written, which is slower."""
+        with ExitStack() as stack:
+            for encoder in (self.dino, self.depth, self.detector):
+                if encoder is not None:
+                    stack.enter_context(encoder.uncompiled())
+            yield
 
     @property
     def shapes(self) -> PerceptionShapes:

@@ -12,7 +12,12 @@ from transformers import (
     Dinov2Config,
 )
 
-from spatial_v2a.conditioning.frozen import FrozenEncoder, normalize_imagenet, resize_frames
+from spatial_v2a.conditioning.frozen import (
+    FrozenEncoder,
+    normalize_imagenet,
+    resize_frames,
+    settle_positions,
+)
 from spatial_v2a.conditioning.hub import hub_errors
 from spatial_v2a.geometry import nearness
 from spatial_v2a.perception_config import DepthSettings
@@ -73,6 +78,8 @@ class DepthEncoder(FrozenEncoder):
         super().__init__()
         self.settings = settings
         self.model = model
+        embeddings = model.backbone.embeddings
+        settle_positions(embeddings, settings.image_height, settings.image_width)
         self.is_metric = model.config.depth_estimation_type == "metric"
         self.freeze()
 

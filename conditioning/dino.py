@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-from spatial_v2a.conditioning.frozen import FrozenEncoder, normalize_imagenet, resize_frames
+from spatial_v2a.conditioning.frozen import (
+    FrozenEncoder,
+    normalize_imagenet,
+    resize_frames,
+    settle_positions,
+)
 from spatial_v2a.conditioning.hub import hub_errors
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import DinoSettings
@@ -54,6 +59,7 @@ class DinoEncoder(FrozenEncoder):
         super().__init__()
         self.settings = settings
         self.model = model
+        settle_positions(model.embeddings, settings.image_height, settings.image_width)
         self.freeze()
 
     def example(self) -> Tensor:

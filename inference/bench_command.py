@@ -6,7 +6,7 @@ Run: spatial-v2a bench [--checkpoint NAME | --preset NAME] [--streams B] [--swee
 import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -43,6 +43,13 @@ def bench(
     threads: Annotated[
         int, typer.Option(min=1, max=1024, help="Threads on the CPU; dub takes one.")
     ] = 1,
+    weights: Annotated[
+        Literal["float32", "int8"] | None,
+        typer.Option(
+            help="Of the engine; dub takes float32, live what is fastest.",
+            show_default="as live: int8 on a CPU with OpenVINO",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     video: Annotated[
         Path | None, typer.Option(help="Video to see; default: a moving 480p picture, made anew.")
@@ -77,14 +84,15 @@ def bench(
     from spatial_v2a.inference.benchmark.measure import sweep as sweep_streams
     from spatial_v2a.inference.benchmark.subject import load_subject
     from spatial_v2a.inference.benchmark.text import as_sweep_row, as_text
-    from spatial_v2a.inference.engine import EngineSettings
+    from spatial_v2a.inference.engine import EngineSettings, fastest_weights
     from spatial_v2a.timing import TIMING
 
-    settings = EngineSettings(nfe=nfe)
     needed_s = seconds + (WARMUP_TICKS + 2) / TIMING.tick_hz
     # Opened before the weights are loaded, made after: a mistake is told at once.
     footage = nullcontext(open_video(video)) if video else made_video(seconds=needed_s)
     subject = load_subject(checkpoint=checkpoint, preset=preset, device=device)
+    chosen = weights or fastest_weights(subject.device)
+    settings = EngineSettings(nfe=nfe, weights=chosen)
     with footage as source:
         run = _describe(subject, settings, threads=threads)
         run["video"] = (
@@ -112,6 +120,7 @@ def _describe(subject: "Subject", settings: "EngineSettings", *, threads: int) -
     """What runs and where."""
     import torch
 
+    from spatial_v2a.conditioning.openvino_graph import has_openvino
     from spatial_v2a.inference.benchmark.machine import describe_machine
 
     model = subject.model
@@ -122,6 +131,8 @@ def _describe(subject: "Subject", settings: "EngineSettings", *, threads: int) -
         "nfe": settings.nfe or model.config.sampler.nfe,
         "guidance": model.config.sampler.guidance,
         "dtype": str(model.latent_mean_D.dtype).removeprefix("torch."),
+        "engine_weights": settings.weights,
+        "openvino": subject.device.type == "cpu" and has_openvino(),
         "threads": threads if subject.device.type == "cpu" else torch.get_num_threads(),
         **describe_machine(subject.device),
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from spatial_v2a.attention import AttentionPlan
 from spatial_v2a.features import FrameFeatures, empty_features
 from spatial_v2a.generator import Condition
 from spatial_v2a.inference.passes import EngineState, Passes
@@ -36,17 +37,25 @@ class CompiledPasses(Passes):
         """All-zero state, the one that every call must get."""
         state = super().init_state()
         features, noise_BND = self._example_features(), self.example_noise()
-        generator, decoder = self.model.generator, self.model.autoencoder.decoder
+        generator = self.model.generator
         v_R1V = super().fuse(features, state)
         condition = super().attend(v_R1V, state)
         x_BD = super().draw(noise_BND, condition)
         self._fuse = self.compile(super().fuse, (features, state), generator.conditioner)
-        self._attend = self.compile(super().attend, (v_R1V, state), generator)
+        self._attend = self.compile_attend(v_R1V, state)
         self._draw = self.compile(super().draw, (noise_BND, condition), generator)
-        self._decode = self.compile(super().decode, (x_BD, state), decoder)
+        self._decode = self.compile_decode(x_BD, state)
         self._remember = self.compile(super().remember, (x_BD, state), generator)
         reset_(state)
         return state
+
+    def compile_attend(self, v_R1V: Tensor, state: EngineState) -> Call:
+        """`compile` for the pass through the backbone."""
+        return self.compile(super().attend, (v_R1V, state), self.model.generator)
+
+    def compile_decode(self, x_BD: Tensor, state: EngineState) -> Call:
+        """`compile` for the pass through the decoder."""
+        return self.compile(super().decode, (x_BD, state), self.model.autoencoder.decoder)
 
     def fuse(
         self, features_B1: FrameFeatures, state: EngineState, active_B: Tensor | None = None
@@ -57,11 +66,16 @@ class CompiledPasses(Passes):
         return self._fuse(features_B1, state)[0]
 
     def attend(
-        self, v_R1V: Tensor, state: EngineState, active_B: Tensor | None = None
+        self,
+        v_R1V: Tensor,
+        state: EngineState,
+        active_B: Tensor | None = None,
+        *,
+        plan: AttentionPlan | None = None,
     ) -> Condition:
         """As in `Passes`."""
-        if active_B is not None:
-            return super().attend(v_R1V, state, active_B)
+        if active_B is not None or plan is not None:
+            return super().attend(v_R1V, state, active_B, plan=plan)
         return Condition(*self._attend(v_R1V, state))
 
     def draw(self, noise_BND: Tensor, condition: Condition) -> Tensor:

@@ -17,10 +17,12 @@ import typer
 from spatial_v2a.errors import UserError
 
 if TYPE_CHECKING:
+    from spatial_v2a.conditioning.openvino_graph import Weights
     from spatial_v2a.conditioning.video import VideoSource
     from spatial_v2a.inference.live.figures import Figures
     from spatial_v2a.inference.live.sinks import LiveSink, PcmFormat
     from spatial_v2a.inference.live.sources import SourceOptions
+    from spatial_v2a.model import SpatialV2A
 
 STATUS_S = 0.25
 # A share of concealed ticks beyond this is worth a word.
@@ -72,6 +74,12 @@ def live(
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    weights: Annotated[
+        Literal["float32", "int8"] | None,
+        typer.Option(
+            help="Of the engine.", show_default="int8 on a CPU with OpenVINO, float32 with --fast"
+        ),
+    ] = None,
     delay_ms: Annotated[
         float, typer.Option(min=0, max=10_000, help="From a picture's tick to its sound.")
     ] = 120.0,
@@ -134,6 +142,7 @@ def live(
                 spatial_guidance=spatial_guidance,
                 without=tuple(name.value for name in without or []),
                 fov_deg=fov,
+                weights=weights or _weights(model, is_fast=fast),
             )
         )
         warm_up(stream)
@@ -146,6 +155,13 @@ def live(
                 stream, opened, to, delay_s=delay_s, max_ticks=max_ticks, on_tick=on_tick
             )
     _tell(figures, source=source, sink=sink, as_json=as_json)
+
+
+def _weights(model: "SpatialV2A", *, is_fast: bool) -> "Weights":
+    """Without a clock to keep, the samples are those of dub."""
+    from spatial_v2a.inference.engine import fastest_weights
+
+    return "float32" if is_fast else fastest_weights(model.latent_mean_D.device)
 
 
 def _check_sink(sink: str, pcm: str | None, *, overwrite: bool) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spatial_v2a.attention import AttentionPlan
 from spatial_v2a.autoencoder import DecoderState
 from spatial_v2a.features import FrameFeatures, mirror_features
 from spatial_v2a.generator import Condition, GeneratorState
@@ -119,12 +120,17 @@ class Passes:
         return conditioner(features, state.generator.conditioner, self.rows(active_B))
 
     def attend(
-        self, v_R1V: Tensor, state: EngineState, active_B: Tensor | None = None
+        self,
+        v_R1V: Tensor,
+        state: EngineState,
+        active_B: Tensor | None = None,
+        *,
+        plan: AttentionPlan | None = None,
     ) -> Condition:
         """Frame tokens to the tick's condition [W, 1], guidance included."""
         generator = self.model.generator
         attend = generator.attend_with_latent if self.holds_latent else generator.attend
-        condition = attend(v_R1V, state.generator, self.rows(active_B))
+        condition = attend(v_R1V, state.generator, self.rows(active_B), plan=plan)
         return condition if len(self._branches) == 1 else condition.map(self._guide)
 
     def draw(self, noise_BND: Tensor, condition: Condition) -> Tensor:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.openvino_graph import Weights
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
@@ -28,13 +29,13 @@ MIN_FOV_DEG, MAX_FOV_DEG = 1, 175
 class Stream:
     """An open stream over a model; open from its construction until `close` or the end of `with`.
 
-    On a CPU it takes about a second to open, and PyTorch runs on one thread while it is open
+    On a CPU it takes a few seconds to open, and PyTorch runs on one thread while it is open
     (`engine_threads`); `close` brings back the number that was set before. Streams that are open
     at the same time are closed in the reverse order.
 
     Args:
         model: from `SpatialV2A.from_pretrained`; stays on its device.
-        seed, nfe, guidance, spatial_guidance, without: as in `EngineSettings`.
+        seed, nfe, guidance, spatial_guidance, without, weights: as in `EngineSettings`.
         fov_deg: horizontal field of view of the frames, degrees; None is the checkpoint's own.
 
     Attributes:
@@ -56,6 +57,7 @@ class Stream:
         spatial_guidance: float = 1.0,
         without: tuple[str, ...] = (),
         fov_deg: float | None = None,
+        weights: Weights = "float32",
     ) -> None:
         self._open: ExitStack | None = None
         self.settings = _settings(
@@ -64,6 +66,7 @@ class Stream:
             guidance=guidance,
             spatial_guidance=spatial_guidance,
             without=tuple(without),
+            weights=weights,
         )
         self.model = model
         config = model.config.perception

@@ -18,12 +18,18 @@ from spatial_v2a.streaming import state_tensors, with_tensors
 class TracedPasses(CompiledPasses):
     """Passes traced on the CPU, bit for bit what they are eagerly; about a second to make."""
 
-    def compile(self, function: Callable, example: tuple, weights: nn.Module) -> "_Traced":
+    def compile(self, function: Callable, example: tuple, weights: nn.Module) -> "Traced":
         """See `CompiledPasses`."""
-        return _Traced(function, example, weights)
+        return Traced(function, example, weights)
 
 
-class _Traced:
+class Traced:
+    """A function of trees, traced for trees of these shapes; it gives the tensors of its result.
+
+    Args:
+        function, example, weights: as for `CompiledPasses.compile`.
+    """
+
     def __init__(self, function: Callable, example: tuple, weights: nn.Module) -> None:
         flat = _Flat(function, example, weights).eval()
         with warnings.catch_warnings():

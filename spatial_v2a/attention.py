@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spatial_v2a.streaming import write_
+from spatial_v2a.streaming import are_writes_put_off, write_, write_ring_
 
 
 @dataclass
@@ -141,13 +141,17 @@ class SlidingWindowAttention(nn.Module):
         q_BHTE, k_BHTE = _rotate(qkv_3BHTE[:2], plan).unbind(0)
         v_BHTE = qkv_3BHTE[2]
         if state is not None:
-            _write_ring_(state.k_BHSE, k_BHTE, plan.slots_BT, active)
-            _write_ring_(state.v_BHSE, v_BHTE, plan.slots_BT, active)
+            write_ring_(state.k_BHSE, k_BHTE, plan.slots_BT, active)
+            write_ring_(state.v_BHSE, v_BHTE, plan.slots_BT, active)
             write_(state.position_B, plan.next_B, active)
-            k_BHTE, v_BHTE = state.k_BHSE, state.v_BHSE
-        out_BHTE = F.scaled_dot_product_attention(
-            q_BHTE, k_BHTE, v_BHTE, attn_mask=plan.mask_B1TS, is_causal=plan.mask_B1TS is None
-        )
+        if state is not None and are_writes_put_off():
+            out_BHTE = _attend_apart(q_BHTE, (k_BHTE, v_BHTE), state, plan)
+        else:
+            if state is not None:
+                k_BHTE, v_BHTE = state.k_BHSE, state.v_BHSE
+            out_BHTE = F.scaled_dot_product_attention(
+                q_BHTE, k_BHTE, v_BHTE, attn_mask=plan.mask_B1TS, is_causal=plan.mask_B1TS is None
+            )
         return self.out(out_BHTE.transpose(1, 2).flatten(2))
 
     def _visible(self, query: Tensor, key: Tensor) -> Tensor:
@@ -172,10 +176,20 @@ def _rotate(x_2BHTE: Tensor, plan: AttentionPlan) -> Tensor:
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1)
 
 
-def _write_ring_(
-    ring_BHSE: Tensor, new_BHTE: Tensor, slots_BT: Tensor, active: Tensor | None
-) -> None:
-    index = slots_BT[:, None, :, None].expand(new_BHTE.shape)
-    if active is not None:
-        new_BHTE = torch.where(active[:, None, None, None], new_BHTE, ring_BHSE.gather(2, index))
-    ring_BHSE.scatter_(2, index, new_BHTE.to(ring_BHSE.dtype))
+def _attend_apart(
+    q_BHTE: Tensor, new_BHTE: tuple[Tensor, Tensor], state: AttentionState, plan: AttentionPlan
+) -> Tensor:
+    """Attention over a ring that does not hold the new keys and values yet, and over these."""
+    k_BHTE, v_BHTE = new_BHTE
+    num_slots = state.k_BHSE.shape[2]
+    slots_B1TT = plan.slots_BT[:, None, None, :].expand(-1, -1, plan.slots_BT.shape[1], -1)
+    new_mask_B1TT = plan.mask_B1TS.gather(-1, slots_B1TT)
+    # The ring's old content of the slots that are about to be written is out of sight.
+    old_mask_B1TS = plan.mask_B1TS.scatter(-1, slots_B1TT, torch.zeros_like(new_mask_B1TT))
+    scores = torch.cat(
+        (q_BHTE @ state.k_BHSE.transpose(2, 3), q_BHTE @ k_BHTE.transpose(2, 3)), dim=-1
+    )
+    mask = torch.cat((old_mask_B1TS, new_mask_B1TT), dim=-1)
+    scores = (scores * q_BHTE.shape[-1] ** -0.5).masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(dim=-1)
+    return weights[..., :num_slots] @ state.v_BHSE + weights[..., num_slots:] @ v_BHTE

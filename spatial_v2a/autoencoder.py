@@ -218,16 +218,22 @@ class Decoder(nn.Module):
             overlap=self.synthesis.init_state(batch_size, max_chunk=frames, **kind),
         )
 
-    def shared_spectrum(self, hidden_BJD: Tensor) -> Tensor:
-        """exp(magnitude) times a unit phasor, complex [B, J, F] (Vocos, 2306.00814)."""
+    def shared_spectrum(self, hidden_BJD: Tensor) -> tuple[Tensor, Tensor]:
+        """exp(magnitude) times a unit phasor (Vocos, 2306.00814): real and imaginary [B, J, F]."""
         magnitude_BJF = self.magnitude(hidden_BJD).clamp(max=7.0).exp()
         cosine_BJF, sine_BJF = self.phase(hidden_BJD).chunk(2, dim=-1)
         length_BJF = (cosine_BJF.square() + sine_BJF.square() + 1e-6).sqrt()
         scale_BJF = magnitude_BJF / length_BJF
-        return torch.complex(cosine_BJF * scale_BJF, sine_BJF * scale_BJF)
+        return cosine_BJF * scale_BJF, sine_BJF * scale_BJF
 
-    def pan(self, shared_BJF: Tensor, odd_BTD: Tensor, hidden_BJD: Tensor) -> Tensor:
-        """Applies level and phase differences; total power per bin is kept. [B, 2, J, F]."""
+    def pan(self, shared_BJF: tuple[Tensor, Tensor], odd_BTD: Tensor, hidden_BJD: Tensor) -> Tensor:
+        """Applies level and phase differences; total power per bin is kept.
+
+        In real numbers: few compilers know complex ones.
+
+        Returns:
+            [B, 2, J, F, 2]: channels, and real and imaginary part last.
+        """
         odd_BJD = rearrange(self.pan_in(odd_BTD), "b t (j d) -> b (t j) d", j=self.frames_per_tick)
         odd_BJD = torch.tanh(odd_BJD * self.pan_gate(hidden_BJD).sigmoid())
         to_bins_NF = self.bands_FN.to(odd_BJD.dtype).T
@@ -235,17 +241,23 @@ class Decoder(nn.Module):
         turn_BJF = 0.5 * (self.phase_difference(odd_BJD) @ to_bins_NF)
         # dB difference d: left power share = 1 / (1 + 10^(-d / 10)), right = the rest.
         nepers_BJF = level_BJF * (MAX_LEVEL_DIFFERENCE_DB * 0.230258509)
-        left_BJF = torch.nn.functional.logsigmoid(nepers_BJF).mul(0.5).exp()
-        right_BJF = torch.nn.functional.logsigmoid(-nepers_BJF).mul(0.5).exp()
-        turn_BJF = torch.polar(torch.ones_like(turn_BJF), turn_BJF)
+        nepers_BCJF = torch.stack([nepers_BJF, -nepers_BJF], dim=1)
+        gain_BCJF = torch.nn.functional.logsigmoid(nepers_BCJF).mul(0.5).exp()
+        cosine_BCJF = turn_BJF.cos()[:, None] * gain_BCJF
+        sine_BCJF = torch.stack([turn_BJF, -turn_BJF], dim=1).sin() * gain_BCJF
+        real_BCJF, imag_BCJF = (part.unsqueeze(1) for part in shared_BJF)
         return torch.stack(
-            [shared_BJF * left_BJF * turn_BJF, shared_BJF * right_BJF * turn_BJF.conj()], dim=1
+            [
+                real_BCJF * cosine_BCJF - imag_BCJF * sine_BCJF,
+                real_BCJF * sine_BCJF + imag_BCJF * cosine_BCJF,
+            ],
+            dim=-1,
         )
 
-    def forward(
+    def spectra(
         self, latents_BTD: Tensor, state: DecoderState | None = None, active: Tensor | None = None
     ) -> Tensor:
-        """[B, T, D] to [B, 2, T * samples_per_tick]."""
+        """[B, T, D] to spectra [B, 2, J, F, 2], real and imaginary part last."""
         num_odd = self.config.num_odd_latents
         even_BTD, odd_BTD = latents_BTD[..., :-num_odd], latents_BTD[..., -num_odd:]
         hidden_BTD = self.input(even_BTD)
@@ -255,8 +267,20 @@ class Decoder(nn.Module):
         )
         hidden_BJD = self.frame_stack(hidden_BJD, None if state is None else state.frame, active)
         hidden_BJD = self.norm(hidden_BJD)
-        spectra_BCJF = self.pan(self.shared_spectrum(hidden_BJD), odd_BTD, hidden_BJD)
+        return self.pan(self.shared_spectrum(hidden_BJD), odd_BTD, hidden_BJD)
+
+    def sound(
+        self, spectra_BCJF2: Tensor, state: DecoderState | None = None, active: Tensor | None = None
+    ) -> Tensor:
+        """Result of `spectra` to [B, 2, T * samples_per_tick]."""
+        spectra_BCJF = torch.view_as_complex(spectra_BCJF2)
         return self.synthesis(spectra_BCJF, None if state is None else state.overlap, active)
+
+    def forward(
+        self, latents_BTD: Tensor, state: DecoderState | None = None, active: Tensor | None = None
+    ) -> Tensor:
+        """[B, T, D] to [B, 2, T * samples_per_tick]."""
+        return self.sound(self.spectra(latents_BTD, state, active), state, active)
 
 
 class StereoAutoencoder(nn.Module):

@@ -6,7 +6,7 @@ The core knows no engine. A package that has one registers a factory with the si
 
 from importlib.metadata import EntryPoint, distributions
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +58,7 @@ class FrameStreamFactory(Protocol):
         spatial_guidance: float,
         without: tuple[str, ...],
         fov_deg: float | None,
+        weights: Literal["float32", "int8"],
     ) -> FrameStream: ...
 
 

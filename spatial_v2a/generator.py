@@ -17,6 +17,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from spatial_v2a.attention import AttentionPlan
 from spatial_v2a.conditioner import (
     Conditioner,
     ConditionerConfig,
@@ -165,25 +166,44 @@ class Generator(nn.Module):
         return self.attend(self.conditioner(features, state.conditioner, active), state, active)
 
     def attend(
-        self, v_B1V: Tensor, state: GeneratorState, active: Tensor | None = None
+        self,
+        v_B1V: Tensor,
+        state: GeneratorState,
+        active: Tensor | None = None,
+        *,
+        plan: AttentionPlan | None = None,
     ) -> Condition:
         """The second half of `observe_frame`: the conditioner's token in, condition out."""
         frame_B1D = self.frame_in(v_B1V)
         before_B1D = self._memory(state, frame_B1D)
         if self.is_interleaved:
-            out_B1D = self.backbone(frame_B1D, state.backbone, active)
+            out_B1D = self.backbone(frame_B1D, state.backbone, active, plan=plan)
             return Condition(torch.cat((before_B1D, out_B1D), dim=-1), v_B1V)
-        return Condition(self.backbone(frame_B1D + before_B1D, state.backbone, active), v_B1V)
+        out_B1D = self.backbone(frame_B1D + before_B1D, state.backbone, active, plan=plan)
+        return Condition(out_B1D, v_B1V)
+
+    def plan_with_latent(self, state: GeneratorState) -> AttentionPlan:
+        """The plan of the next `attend_with_latent`: positions, which need float64, and masks."""
+        num_tokens = 2 if self.is_interleaved else 1
+        tokens_BTD = state.memory_BD[:, None].expand(-1, num_tokens, -1)
+        return self.backbone.plan(tokens_BTD, state.backbone, has_held_back=self.is_interleaved)
 
     def attend_with_latent(
-        self, v_B1V: Tensor, state: GeneratorState, active: Tensor | None = None
+        self,
+        v_B1V: Tensor,
+        state: GeneratorState,
+        active: Tensor | None = None,
+        *,
+        plan: AttentionPlan | None = None,
     ) -> Condition:
         """`attend`, and the pass of the latent that `hold_latent` kept, in one."""
+        if plan is None:
+            plan = self.plan_with_latent(state)
         if not self.is_interleaved:
-            return self.attend(v_B1V, state, active)
+            return self.attend(v_B1V, state, active, plan=plan)
         is_first_B11 = (state.backbone.position_B == 0)[:, None, None]
         tokens_B2D = torch.cat((state.memory_BD[:, None], self.frame_in(v_B1V)), dim=1)
-        out_B2D = self.backbone(tokens_B2D, state.backbone, active, has_held_back=True)
+        out_B2D = self.backbone(tokens_B2D, state.backbone, active, plan=plan)
         before_B1D = torch.where(is_first_B11, self.bos_D, out_B2D[:, :1])
         return Condition(torch.cat((before_B1D, out_B2D[:, 1:]), dim=-1), v_B1V)
 

@@ -24,6 +24,8 @@ class SamplerConfig(StrictConfig):
         is_symmetric: the picture is also seen mirrored, and both answers are averaged after turning
             the second one back (frame averaging, 2110.03336): with odd_noise 0 the mirrored
             picture then gives exactly the swapped channels. Twice the rows, no second pass.
+        pan_gain: widens the odd dimensions of what is drawn. An answer that averages over what may
+            be lies nearer the middle than what is; chosen by the azimuth error on validation clips.
         rho: curvature of the noise schedule (Karras et al. 2022, equation 5).
     """
 
@@ -36,4 +38,5 @@ class SamplerConfig(StrictConfig):
     odd_noise: float = Field(default=1.0, ge=0)
     max_radius: float | None = Field(default=None, gt=0)
     is_symmetric: bool = False
+    pan_gain: float = Field(default=1.0, ge=0, le=4)
     rho: float = Field(default=7.0, gt=0)

@@ -8,7 +8,9 @@ All-zero is the initial state. A step writes in place: addresses never change.
 """
 
 from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -75,4 +77,70 @@ def write_(target: Tensor, value: Tensor, active_B: Tensor | None = None) -> Non
     if active_B is not None:
         shape = (-1,) + (1,) * (target.dim() - 1)
         value = torch.where(active_B.view(shape), value, target)
-    target.copy_(value)
+    _put(Write(target, value))
+
+
+def write_ring_(
+    ring_BHSE: Tensor, new_BHTE: Tensor, slots_BT: Tensor, active_B: Tensor | None = None
+) -> None:
+    """Writes T entries into slots of a ring in place, leaving idle rows as they are.
+
+    Args:
+        ring_BHSE: S slots of width E.
+        new_BHTE: what to write.
+        slots_BT: where, int64, each slot at most once.
+        active_B: bool, idle rows False.
+    """
+    if active_B is not None:
+        index = slots_BT[:, None, :, None].expand(new_BHTE.shape)
+        kept_BHTE = ring_BHSE.gather(2, index)
+        new_BHTE = torch.where(active_B[:, None, None, None], new_BHTE, kept_BHTE)
+    _put(Write(ring_BHSE, new_BHTE.to(ring_BHSE.dtype), slots_BT))
+
+
+@dataclass
+class Write:
+    """One write into a state: `value` into all of `target`, or into slots of a ring."""
+
+    target: Tensor
+    value: Tensor
+    slots_BT: Tensor | None = None
+
+    def carry_out(self) -> None:
+        """Writes."""
+        if self.slots_BT is None:
+            self.target.copy_(self.value)
+        else:
+            index = self.slots_BT[:, None, :, None].expand(self.value.shape)
+            self.target.scatter_(2, index, self.value)
+
+
+_put_off: ContextVar[list[Write] | None] = ContextVar("_put_off", default=None)
+
+
+@contextmanager
+def writes_put_off() -> Iterator[list[Write]]:
+    """Within, a step is a function without side effects: its writes are only listed.
+
+    Whoever reads a state after writing it must ask `are_writes_put_off`. For compilers whose
+    graphs cannot write their inputs.
+    """
+    waiting: list[Write] = []
+    token = _put_off.set(waiting)
+    try:
+        yield waiting
+    finally:
+        _put_off.reset(token)
+
+
+def are_writes_put_off() -> bool:
+    """Whether a step runs within `writes_put_off`."""
+    return _put_off.get() is not None
+
+
+def _put(write: Write) -> None:
+    waiting = _put_off.get()
+    if waiting is None:
+        write.carry_out()
+    else:
+        waiting.append(write)

@@ -132,6 +132,13 @@ class Transformer(nn.Module):
             ]
         )
 
+    def plan(
+        self, x_BTD: Tensor, state: TransformerState | None, *, has_held_back: bool = False
+    ) -> AttentionPlan:
+        """What all layers share in a call; see `SlidingWindowAttention.plan`."""
+        first = None if state is None else state.layers[0]
+        return self.blocks[0].attention.plan(x_BTD, first, has_held_back=has_held_back)
+
     def forward(
         self,
         x_BTD: Tensor,
@@ -139,6 +146,7 @@ class Transformer(nn.Module):
         active: Tensor | None = None,
         *,
         has_held_back: bool = False,
+        plan: AttentionPlan | None = None,
     ) -> Tensor:
         """Maps embedded tokens [B, T, D] to normed outputs [B, T, D].
 
@@ -147,9 +155,11 @@ class Transformer(nn.Module):
             state: written in place; None treats `x_BTD` as the whole sequence.
             active: bool [B]; idle rows leave their state untouched.
             has_held_back: see `SlidingWindowAttention.plan`.
+            plan: result of `plan`, where it was made before.
         """
         layer_states = [None] * len(self.blocks) if state is None else state.layers
-        plan = self.blocks[0].attention.plan(x_BTD, layer_states[0], has_held_back=has_held_back)
+        if plan is None:
+            plan = self.plan(x_BTD, state, has_held_back=has_held_back)
         for block, layer_state in zip(self.blocks, layer_states, strict=True):
             x_BTD = block(x_BTD, layer_state, active, plan=plan)
         return self.norm(x_BTD)

@@ -13,6 +13,7 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.benchmark import machine
 from spatial_v2a.inference.benchmark.feed import Feed
 from spatial_v2a.inference.benchmark.figures import (
     DEADLINE_MS,
@@ -22,14 +23,14 @@ from spatial_v2a.inference.benchmark.figures import (
     make_report,
     spread,
 )
-from spatial_v2a.inference.benchmark.machine import Memory, Rates
+from spatial_v2a.inference.benchmark.machine import Memory, ProcessorTime, Rates
 from spatial_v2a.inference.benchmark.measure import sweep
 from spatial_v2a.inference.benchmark.parts import PARTS, Work
 from spatial_v2a.inference.benchmark.stopwatch import Place, Stopwatch, timed
 from spatial_v2a.inference.benchmark.subject import Subject, load_subject
 from spatial_v2a.inference.benchmark.ticks import OTHER, Runner, TickLog
 from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.engine import Engine, EngineSettings
+from spatial_v2a.inference.engine import Engine, EngineSettings, fastest_weights
 from tests.test_bad_input import refused
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -232,6 +233,7 @@ def report_of(times: list[float] | TickLog, *, num_streams: int = 1) -> Report:
         work={"head": Work(flops=2e9, num_bytes=4e6)},
         memory=Memory(100.0, 120.0, None),
         rates=Rates(flops_per_s=1e12, bytes_per_s=1e9),
+        stolen_share=0.125,
     )
 
 
@@ -247,6 +249,15 @@ def test_percentiles_of_a_hand_made_clock() -> None:
     times = spread(np.array(laps))
     found = (times.p50_ms, times.p95_ms, times.p99_ms, times.mean_ms, times.max_ms)
     assert found == pytest.approx((51, 96, 100, 51, 101))
+
+
+def test_stolen_time_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 100 wanted jiffies 30 went elsewhere; idle time is not wanted."""
+    counts = iter(([100, 0, 0, 50, 5, 0, 0, 7], [150, 5, 10, 950, 5, 0, 5, 37], None))
+    monkeypatch.setattr(machine, "_processor_ticks", lambda: next(counts))
+    processor = ProcessorTime()
+    assert processor.stolen_share() == pytest.approx(0.3)
+    assert processor.stolen_share() is None
 
 
 def test_deadline_misses_by_hand() -> None:
@@ -321,6 +332,8 @@ def test_the_command_ends_in_one_line_of_json(
     assert data["ready"]["mean_ms"] < together_ms
     assert 0 < data["memory"]["resident_mb"] <= 1.01 * data["memory"]["peak_mb"]
     assert data["run"]["weights"] == "trained" and data["run"]["nfe"] == NFE
+    assert data["run"]["engine_weights"] == fastest_weights("cpu")
+    assert data["stolen_share"] is None or 0 <= data["stolen_share"] <= 1
     for words in ("warm up and are not counted", "not measured here", "26.3 (NFE 1)", "per 1000"):
         assert words in text
     assert run(["bench", *(str(argument) for argument in arguments)]) == 2

@@ -72,6 +72,16 @@ def test_normalize_is_inverted(model: SpatialV2A) -> None:
     torch.testing.assert_close(model.denormalize(model.normalize(latents)), latents)
 
 
+def test_pan_gain_widens_the_odd_dimensions_alone(model: SpatialV2A) -> None:
+    sampler = model.config.sampler.model_copy(update={"pan_gain": 1.5})
+    wide = SpatialV2A(model.config.model_copy(update={"sampler": sampler}))
+    latents = torch.randn(2, 3, 64, generator=torch.Generator().manual_seed(2))
+    num_odd = model.config.autoencoder.num_odd_latents
+    got = wide.denormalize(wide.normalize(latents))
+    torch.testing.assert_close(got[..., :-num_odd], latents[..., :-num_odd])
+    torch.testing.assert_close(got[..., -num_odd:], 1.5 * latents[..., -num_odd:])
+
+
 def test_statistics_must_be_positive(model: SpatialV2A) -> None:
     with pytest.raises(ValueError, match="positive"):
         model.set_latent_statistics(torch.zeros(64), torch.zeros(64))

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from spatial_v2a.attention import SlidingWindowAttention
+from spatial_v2a.streaming import snapshot, state_tensors, writes_put_off
 from spatial_v2a.transformer import BackboneConfig, Transformer
 from tests.parity import (
     check_causal,
@@ -52,6 +53,24 @@ def _new_state(layer: nn.Module):
 def _rings(state):
     for cache in getattr(state, "layers", [state]):
         yield from (cache.k_BHSE, cache.v_BHSE)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3])
+def test_writes_put_off_and_carried_out_are_the_same(layer, x_BTD, chunk: int) -> None:
+    """Over two wraps of the ring; until they are carried out the state is as it was."""
+    plain, functional = (_new_state(layer)(3, chunk) for _ in range(2))
+    for start in range(0, NUM_TOKENS - chunk + 1, chunk):
+        x = x_BTD[:, start : start + chunk]
+        before = snapshot(functional)
+        with writes_put_off() as writes:
+            heard = layer(x, functional)
+        for tensor, copy in zip(state_tensors(functional), before, strict=True):
+            assert torch.equal(tensor, copy)
+        for write in writes:
+            write.carry_out()
+        close(heard, layer(x, plain), f"token {start}")
+        for mine, theirs in zip(state_tensors(functional), state_tensors(plain), strict=True):
+            close(mine.double(), theirs.double(), f"state after token {start}")
 
 
 @pytest.mark.parametrize("cuts", CUTS, ids=str)

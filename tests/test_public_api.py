@@ -40,7 +40,7 @@ def test_checkpoint_methods_keep_their_parameters() -> None:
 
 
 def test_streams_keep_their_options_and_methods() -> None:
-    options = ["seed", "nfe", "guidance", "spatial_guidance", "without", "fov_deg"]
+    options = ["seed", "nfe", "guidance", "spatial_guidance", "without", "fov_deg", "weights"]
     assert _parameters(SpatialV2A.stream) == ["self", *options]
     assert _parameters(Stream) == ["model", *options]
     assert _parameters(FrameStreamFactory.__call__) == ["self", "model", *options]

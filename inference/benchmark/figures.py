@@ -69,6 +69,8 @@ class Report:
         sum_over_tick: share of the mean work of a tick that the parts without `other` make up.
         ceiling_ms: sum of the parts' ceilings.
         num_boxes: boxes per stream and tick.
+        stolen_share: processor time that the host gave to other guests, of all that was wanted
+            here; None where the system does not say.
     """
 
     num_streams: int
@@ -84,6 +86,7 @@ class Report:
     num_boxes: float
     memory: Memory
     rates: Rates
+    stolen_share: float | None
 
     @property
     def misses_per_1000(self) -> float:
@@ -125,6 +128,7 @@ def make_report(
     work: Mapping[str, Work],
     memory: Memory,
     rates: Rates,
+    stolen_share: float | None,
 ) -> Report:
     """Figures of a run.
 
@@ -132,7 +136,7 @@ def make_report(
         log: times of the measured ticks.
         num_streams, num_warmup_ticks, is_ahead: as they were.
         work: per part; parts that are absent have no ceiling.
-        memory, rates: of the same run.
+        memory, rates, stolen_share: of the same run.
     """
     parts = {
         name: _part(times_ms_T, work.get(name), rates) for name, times_ms_T in log.parts_ms.items()
@@ -152,6 +156,7 @@ def make_report(
         num_boxes=log.num_boxes,
         memory=memory,
         rates=rates,
+        stolen_share=stolen_share,
     )
 
 

@@ -41,6 +41,33 @@ class Memory:
     cuda_peak_mb: float | None
 
 
+class ProcessorTime:
+    """What became of the processors' time since it was made (Linux)."""
+
+    def __init__(self) -> None:
+        self._before = _processor_ticks()
+
+    def stolen_share(self) -> float | None:
+        """Share of the time wanted here that the host gave to others; None where unknown."""
+        now = _processor_ticks()
+        if now is None or self._before is None:
+            return None
+        spent = [after - before for after, before in zip(now, self._before, strict=True)]
+        user, nice, system, _, _, irq, softirq, stolen = spent
+        wanted = user + nice + system + irq + softirq + stolen
+        return stolen / wanted if wanted else 0.0
+
+
+def _processor_ticks() -> list[int] | None:
+    """The counts of /proc/stat: user, nice, system, idle, iowait, irq, softirq, steal."""
+    try:
+        line = Path("/proc/stat").read_text(encoding="ascii").splitlines()[0]
+        counts = [int(count) for count in line.split()[1:9]]
+    except (OSError, ValueError, IndexError):
+        return None
+    return counts if len(counts) == 8 else None
+
+
 def measure_rates(
     device: torch.device, dtype: torch.dtype, *, synchronize: Callable[[], None] | None
 ) -> Rates:

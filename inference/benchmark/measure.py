@@ -8,7 +8,12 @@ import torch
 from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.inference.benchmark.feed import Feed
 from spatial_v2a.inference.benchmark.figures import Report, make_report
-from spatial_v2a.inference.benchmark.machine import measure_rates, read_memory, synchronizer
+from spatial_v2a.inference.benchmark.machine import (
+    ProcessorTime,
+    measure_rates,
+    read_memory,
+    synchronizer,
+)
 from spatial_v2a.inference.benchmark.parts import Work, bytes_of_parts
 from spatial_v2a.inference.benchmark.subject import Subject
 from spatial_v2a.inference.benchmark.ticks import Runner
@@ -54,7 +59,9 @@ def measure(
             )
             runner = Runner(subject, engine, feed, is_ahead=device.type == "cpu")
             runner.run(WARMUP_TICKS)
+            processor = ProcessorTime()
             ticks = runner.run(num_ticks, clock=clock)
+            stolen_share = processor.stolen_share()
             # Before the rates, whose matrices are no memory of the product.
             memory = read_memory(device)
             flops = runner.count_flops()
@@ -71,6 +78,7 @@ def measure(
         work=work,
         memory=memory,
         rates=rates,
+        stolen_share=stolen_share,
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.openvino_graph import MIN_INT8_WEIGHTS
 from spatial_v2a.inference.benchmark.stopwatch import Place
 from spatial_v2a.inference.engine import Engine
 from spatial_v2a.streaming import state_tensors
@@ -67,25 +68,35 @@ def bytes_of_parts(perception: Perception, engine: Engine) -> dict[str, float]:
     """Weights and state of each part in bytes."""
     generator, decoder = engine.model.generator, engine.model.autoencoder.decoder
     states, decoder_state = engine.state.generator, engine.state.decoder
-    backbone = (generator.frame_in, generator.latent_in, generator.backbone)
+    parts = {
+        "fusion": ([generator.conditioner], states.conditioner),
+        "backbone": (
+            [generator.frame_in, generator.latent_in, generator.backbone],
+            states.backbone,
+        ),
+        "head": ([generator.head], None),
+        "VAE": ([decoder], decoder_state),
+    }
+    is_int8 = engine.settings.weights == "int8"
     sizes = {
-        "fusion": _size([generator.conditioner], states.conditioner),
-        "backbone": _size(backbone, states.backbone),
-        "head": _size([generator.head]),
-        "VAE": _size([decoder], decoder_state),
+        name: _size(modules, state, is_int8=is_int8) for name, (modules, state) in parts.items()
     }
     encoders = {"DINO": perception.dino, "depth": perception.depth, "boxes": perception.detector}
     return sizes | {name: _size([one]) for name, one in encoders.items() if one is not None}
 
 
-def _size(modules: Iterable[nn.Module], state: Any = None) -> float:
+def _size(modules: Iterable[nn.Module], state: Any = None, *, is_int8: bool = False) -> float:
     def tensors() -> Iterator[Tensor]:
         for module in modules:
             yield from module.parameters()
             yield from module.buffers()
-        yield from state_tensors(state)
 
-    return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors()))
+    def size(tensor: Tensor) -> int:
+        is_small = is_int8 and tensor.dim() == 2 and tensor.numel() >= MIN_INT8_WEIGHTS
+        return tensor.numel() * (1 if is_small else tensor.element_size())
+
+    held = sum(tensor.numel() * tensor.element_size() for tensor in state_tensors(state))
+    return float(sum(map(size, tensors())) + held)
 
 
 def flop_counter() -> FlopCounterMode:

@@ -23,6 +23,7 @@ def as_text(report: Report, run: Mapping[str, object]) -> str:
     """
     lines = [
         f"{run['system']}, {run['weights']} weights, NFE {run['nfe']}, {run['dtype']},"
+        f" matrices {run['engine_weights']}, {'OpenVINO' if run['openvino'] else 'PyTorch'},"
         f" batch {report.num_streams}",
         f"{run['name']}: {run['device']}, {run['threads']} of {run['cores']} cores as threads,"
         f" load {run['load_1min']}",
@@ -44,6 +45,7 @@ def as_text(report: Report, run: Mapping[str, object]) -> str:
         f" {report.num_boxes:.1f} boxes a picture",
         f"rates behind the ceiling: {report.rates.flops_per_s / 1e9:.0f} GFLOP/s,"
         f" {report.rates.bytes_per_s / 1e9:.1f} GB/s",
+        *_stolen(report),
         _memory(report),
     ]
     return "\n".join(lines)
@@ -76,6 +78,14 @@ def _cell(value: float | None, width: int, digits: int) -> str:
 def _published_row() -> str:
     figures = ", ".join(f"{row['ms']} (NFE {row['nfe']})" for row in PUBLISHED)
     return f"{PUBLISHED[0]['system']:15}   {figures}: {PUBLISHED_NOTE}"
+
+
+def _stolen(report: Report) -> list[str]:
+    if not report.stolen_share:
+        return []
+    return [
+        f"the host gave {report.stolen_share:.1%} of the processor time wanted here to other guests"
+    ]
 
 
 def _memory(report: Report) -> str:

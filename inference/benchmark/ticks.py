@@ -84,16 +84,25 @@ class Runner:
         return replace(log, tick_ms_T=tick_ms_T)
 
     def count_flops(self) -> dict[str, float]:
-        """Floating-point operations of each part in a tick in which it runs."""
+        """Floating-point operations of each part in a tick in which it runs.
+
+        Of the arithmetic as it is written: what a compiler runs, PyTorch's counter cannot see.
+        """
+        plain = Engine(
+            self.subject.model,
+            num_streams=self.engine.num_streams,
+            settings=self.engine.settings.model_copy(update={"weights": "float32"}),
+        )
         counter = flop_counter()
         # A stopwatch whose clock is the operations so far.
         stopwatch = Stopwatch(lambda: float(counter.get_total_flops()))
         config = self.subject.perception.config
         num_ticks = max(config.detector.every_ticks, config.depth.every_ticks)
         most = dict.fromkeys(PARTS, 0.0)
-        with counter, timed(stopwatch, [*self._seeing, *self._hearing]):
+        places = [*self._seeing, *hearing_places(plain)]
+        with counter, timed(stopwatch, places), self.subject.perception.uncompiled():
             for features, _, seen in self._seen(num_ticks, stopwatch):
-                self._hear(features, stopwatch)
+                plain.step(features)
                 spent = seen | stopwatch.lap()
                 most = {name: max(most[name], spent.get(name, 0.0)) for name in PARTS}
         return most
