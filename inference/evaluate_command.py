@@ -175,7 +175,12 @@ def _num_jobs(device: str) -> int:
 
 def _suite_clips(out: Path, data: list[Path] | None, *, num_workers: int) -> list[Path]:
     """Folders with the suite's clips, recorded if none are given, and their hashes checked."""
-    from spatial_v2a.inference.evaluation.stagebench import check_clips, load_suite, record_suite
+    from spatial_v2a.inference.evaluation.stagebench import (
+        check_clips,
+        in_suite_order,
+        load_suite,
+        record_suite,
+    )
 
     spec = load_suite()
 
@@ -185,7 +190,7 @@ def _suite_clips(out: Path, data: list[Path] | None, *, num_workers: int) -> lis
     folders = data or record_suite(spec, out / "clips", num_workers=num_workers, progress=progress)
     check_clips(spec, folders)
     progress(f"{len(spec.digests)} clips, version {spec.version}: every hash is right")
-    return folders
+    return in_suite_order(spec, folders)
 
 
 def _check(

@@ -10,6 +10,7 @@ from spatial_v2a.inference.evaluation.stagebench import (
     SuiteSpec,
     check_clips,
     clip_content_digest,
+    in_suite_order,
     load_suite,
     record_suite,
 )
@@ -61,6 +62,19 @@ def test_other_clips_are_refused(two_clips) -> None:
         check_clips(small_spec(**{"walk-a": first}), [folder])
     with pytest.raises(UserError, match="misses clip walk-c and 0 more"):
         check_clips(small_spec(**digests, **{"walk-c": first}), [folder])
+
+
+def test_the_order_is_that_of_the_suite_however_folders_are_given(tmp_path: Path) -> None:
+    """Which noise a clip is drawn from depends on its place."""
+    folders = {}
+    for name, keys in (("a-last", ["walk-c"]), ("z-first", ["walk-a", "walk-b"])):
+        folders[name] = tmp_path / name
+        samples = [fake.make_sample(key, np.full(30, 10.0)) for key in keys]
+        fake.write_shard(folders[name] / "000000.tar", samples)
+    spec = small_spec(**dict.fromkeys(("walk-a", "walk-b", "walk-c"), ""))
+    expected = [folders["z-first"], folders["a-last"]]
+    for given in ([tmp_path], expected, expected[::-1]):
+        assert in_suite_order(spec, given) == expected
 
 
 def test_a_change_of_one_sample_or_one_box_changes_the_hash() -> None:

@@ -54,9 +54,9 @@ def choose_clips(
     Raises:
         UserError: missing folder, no shards, no clips, fewer clips than asked for.
     """
-    paths = [path for folder in folders for path in _shards(folder)]
+    paths = list(dict.fromkeys(path for folder in folders for path in _shards(folder)))
     sounding, silent, scenarios = [], [], set()
-    for meta in _metadata(paths):
+    for meta in read_metadata(paths):
         scenarios.add(meta["scenario"])
         if not _has_target(meta):
             silent += [meta["key"]] * _is_silent(meta)
@@ -75,7 +75,7 @@ def choose_clips(
             "ask for fewer or record more"
         )
     more = [path for folder in silence_folders or [] for path in _shards(folder)]
-    silent += [meta["key"] for meta in _metadata(more) if _is_silent(meta)]
+    silent += [meta["key"] for meta in read_metadata(more) if _is_silent(meta)]
     return Chosen(
         list(dict.fromkeys([*paths, *more])),
         _spread(sounding, num_clips),
@@ -123,7 +123,12 @@ def _shards(folder: Path) -> list[Path]:
     return paths
 
 
-def _metadata(paths: list[Path]) -> Iterator[dict[str, Any]]:
+def read_metadata(paths: list[Path]) -> Iterator[dict[str, Any]]:
+    """Metadata of every clip of shards, in their order.
+
+    Raises:
+        UserError: a shard that cannot be read.
+    """
     for path in paths:
         try:
             with tarfile.open(path) as archive:

@@ -18,6 +18,7 @@ import yaml
 from spatial_v2a.clip import Clip, read_shards
 from spatial_v2a.config import packaged_yaml
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.evaluation.clips import read_metadata
 from spatial_v2a.strict import StrictConfig
 
 SUITE = "stagebench"
@@ -113,6 +114,20 @@ def check_clips(spec: SuiteSpec, folders: list[Path]) -> None:
             f"{where} misses clip {missing[0]} and {len(missing) - 1} more of {SUITE}; "
             "leave out --data to record them"
         )
+
+
+def in_suite_order(spec: SuiteSpec, folders: list[Path]) -> list[Path]:
+    """The folders of checked clips, one per part, in the order of the suite.
+
+    Which noise a clip is drawn from and how the bootstrap draws depend on the order of the clips,
+    so it must not depend on how folders are named or given.
+    """
+    place = {key: n for n, key in enumerate(spec.digests)}
+    first: dict[Path, int] = {}
+    for path in (path for folder in folders for path in sorted(folder.rglob("*.tar"))):
+        n = min(place[meta["key"]] for meta in read_metadata([path]))
+        first[path.parent] = min(n, first.get(path.parent, n))
+    return sorted(first, key=lambda folder: first[folder])
 
 
 def record_suite(
