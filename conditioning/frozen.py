@@ -78,7 +78,9 @@ class FrozenEncoder(nn.Module):
         """The network's output, through the compiled copy where that is faster."""
         if self._compiled is None or x_BCHW.device.type != "cpu":
             return self(x_BCHW)
-        if len(x_BCHW) > 1 and not self._is_faster_alone:
+        if len(x_BCHW) == 1:
+            return self._compiled(x_BCHW)
+        if not self._is_faster_alone:
             return self(x_BCHW)
         return torch.cat([self._compiled(x_1CHW) for x_1CHW in x_BCHW.split(1)])
 
