@@ -128,9 +128,11 @@ def display_matrix(frame: av.VideoFrame) -> bytes | None:
     """The frame's display matrix (36 bytes, see `apply_display_matrix`), or None without one.
 
     Ask once a stream, not once a frame: a frame whose side data was read is part of a reference
-    cycle, and cycles of whole pictures outlive a long run (PyAV 18).
+    cycle, which lives on until the collector comes by (PyAV 18). It is a tiny copy here, for whole
+    pictures would pile up.
     """
-    matrix = frame.side_data.get(SideDataType.DISPLAYMATRIX)
+    small = frame.reformat(width=16, height=16, format="gray", threads=1)
+    matrix = small.side_data.get(SideDataType.DISPLAYMATRIX)
     return None if matrix is None else bytes(matrix)
 
 

@@ -1,13 +1,14 @@
 """`spatial-v2a evaluate --long-run VIDEO`: minutes or an hour in one run, and its picture."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.engine import EngineSettings, fastest_weights
 from spatial_v2a.inference.evaluation.generate import load_system
 from spatial_v2a.inference.evaluation.longrun import long_run
 from spatial_v2a.inference.evaluation.longrun_picture import draw_long_run
@@ -25,9 +26,11 @@ def run_long(
     nfe: int | None,
     device: str,
 ) -> None:
-    """Dubs a video for minutes on end and says whether memory and sound stayed the same."""
+    """Dubs a video for minutes on end, with the weights of `live`, and says what changed."""
     source = open_video(video)
     system = load_system(checkpoint, settings=EngineSettings(seed=seed, nfe=nfe), device=device)
+    settings = replace(system.settings, weights=fastest_weights(system.device))
+    system = replace(system, settings=settings)
     out.mkdir(parents=True, exist_ok=True)
     result = long_run(
         system,
@@ -37,6 +40,7 @@ def run_long(
         progress=lambda line: print(line, flush=True),
     )
     data = {"video": str(video), "video_s": float(source.duration), "seed": seed, "device": device}
+    data["engine_weights"] = settings.weights
     data |= {"threads": 1 if device == "cpu" else torch.get_num_threads(), **result.as_json()}
     write_text(out / "long_run.json", json.dumps(data, indent=1) + "\n")
     title = f"{checkpoint} on {device}, {minutes} minutes of {video.name} in one run"

@@ -14,6 +14,9 @@ from spatial_v2a.training.stage.plan import ClipPlan, RecordingSettings, resolve
 pytest.importorskip("vizdoom", reason="vizdoom is not installed: extra spatial-v2a[train]")
 
 from spatial_v2a.training.stage import record as record_module  # noqa: E402
+from spatial_v2a.training.stage.capture import MESSAGE_ARGUMENTS  # noqa: E402
+from spatial_v2a.training.stage.cast import ACTOR_PREFIX, LOOKALIKES  # noqa: E402
+from spatial_v2a.training.stage.game import StageGame  # noqa: E402
 from spatial_v2a.training.stage.record import (  # noqa: E402
     Studio,
     check_openal,
@@ -111,6 +114,32 @@ def test_freedoom1_maps_have_the_whole_cast(studio: Studio) -> None:
     """Its game file lacks half of the sprites; they come from the other one."""
     clip = clip_of(studio, plan("walkers", "steam", map_name="E1M1", num_ticks=30))
     assert any(t["boxes"] for t in clip.meta["ticks"])
+
+
+@pytest.mark.parametrize("revision", [2, 3])
+def test_nothing_silent_on_the_map_looks_like_the_cast(studio: Studio, revision: int) -> None:
+    """A barrel of the map is the very picture of a clock; earlier recorders left it standing."""
+    wanted = plan("silence", revision=revision)
+    wad = studio.wad(wanted.wad_name)
+    name = next(n for n in wad.map_names if {2035, 43} <= {thing.kind for thing in wad.things(n)})
+    game = StageGame(
+        wad.path,
+        studio.mod(wanted, None),
+        map_name=name,
+        seed=1,
+        with_monsters=False,
+        arguments=MESSAGE_ARGUMENTS,
+        folder=studio.folder,
+    )
+    try:
+        for _ in range(3):
+            game.step()
+        names = {thing.name for thing in game.state.objects}
+    finally:
+        game.close()
+    assert len(names) > 3
+    assert set(LOOKALIKES) & names == (set(LOOKALIKES) if revision == 2 else set())
+    assert not any(n.startswith(f"{ACTOR_PREFIX}no_") for n in names)
 
 
 def test_recording_resumes_with_the_same_bytes(

@@ -67,6 +67,14 @@ def test_first_revision_has_the_cameras_steps() -> None:
     assert all(p.has_steps == (p.scenario == "third-person") for p in new)
 
 
+def test_second_revision_left_the_maps_own_lookalikes() -> None:
+    assert [make_plan(settings(revision=r))[0].has_lookalikes for r in (1, 2, 3)] == [
+        True,
+        True,
+        False,
+    ]
+
+
 def test_splits_do_not_overlap() -> None:
     train, val, test = (set(MAP_SETS[n]) for n in ("train", "val", "test"))
     assert not (train & val or train & test or val & test)

@@ -27,7 +27,8 @@ from spatial_v2a.training.stage.wad import Thing
 DEPTH_GRID = (60, 80)
 MIN_BOX_PIXELS = 4
 # "A secret is revealed" must not stand in the picture; revision 1 left it there for good.
-MESSAGE_ARGUMENTS = {1: "+con_midtime 0", 2: "+con_midtime 0.03 +cl_showsecretmessage 0"}
+FIRST_MESSAGE_ARGUMENTS = "+con_midtime 0"
+MESSAGE_ARGUMENTS = "+con_midtime 0.03 +cl_showsecretmessage 0"
 WALKER_ID = 0  # the third-person walker; cast members have their tid, 1 and up
 
 
@@ -163,7 +164,7 @@ def play(
         map_name=plan.map_name,
         seed=int(rng.integers(1, 2**31 - 1)),
         with_monsters=kind.needs_monsters,
-        arguments=MESSAGE_ARGUMENTS[plan.revision],
+        arguments=FIRST_MESSAGE_ARGUMENTS if plan.revision == 1 else MESSAGE_ARGUMENTS,
         folder=folder,
     )
     try:

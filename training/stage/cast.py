@@ -11,6 +11,8 @@ ACTOR_PREFIX = "stage_"
 WALKER_ACTOR = "stage_player"  # the player's own body in third-person clips
 STEP_VOLUME = 0.5
 SOURCE_RMS_DB = -17.0  # every loop plays at this RMS relative to full scale before distance
+# The maps' own things that look like one of the cast (barrels like clocks, burnt trees like saws).
+LOOKALIKES = ("ExplosiveBarrel", "TorchTree")
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,29 @@ def _walker(has_steps: bool) -> str:
 """
 
 
-def decorate(*, has_steps: bool) -> str:
-    """The DECORATE lump (sources are drawn fullbright: dark maps must not hide them)."""
-    return "\n".join([*(_actor(name) for name in CLASS_NAMES), _walker(has_steps)])
+def _nothing(replaced: str) -> str:
+    """An actor that takes the place of one of the maps' own and is gone at once."""
+    return f"""ACTOR {ACTOR_PREFIX}no_{replaced} replaces {replaced}
+{{
+  States
+  {{
+  Spawn:
+    TNT1 A 1
+    Stop
+  }}
+}}
+"""
+
+
+def decorate(*, has_steps: bool, has_lookalikes: bool = False) -> str:
+    """The DECORATE lump (sources are drawn fullbright: dark maps must not hide them).
+
+    Args:
+        has_steps: whether the player's own steps sound.
+        has_lookalikes: whether the maps' own things of a look of the cast stay, silent as they are.
+    """
+    actors = [*(_actor(name) for name in CLASS_NAMES), _walker(has_steps)]
+    return "\n".join(actors if has_lookalikes else actors + [_nothing(n) for n in LOOKALIKES])
 
 
 def sndinfo() -> str:

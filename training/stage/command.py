@@ -68,7 +68,7 @@ def record(
         float, typer.Option(help="Share of the clips that also get every source alone.")
     ] = 0.0,
     revision: Annotated[
-        int, typer.Option(help="1 repeats recordings made by the first recorder.")
+        int, typer.Option(help="1 or 2 repeats the recordings of an earlier recorder.")
     ] = LATEST_REVISION,
 ) -> None:
     """Record Stage clips into webdataset shards; run the same command again to resume."""

@@ -51,17 +51,26 @@ def _borrowed_sprites(iwad: Wad, donor: Wad) -> dict[str, bytes]:
     return {f"sprites/{n.replace(chr(92), '^')}.lmp": donor.lump(n) for n in names}
 
 
-def build_mod(iwad: Wad, donor: Wad, *, has_steps: bool, sounding: set[str] | None = None) -> bytes:
+def build_mod(
+    iwad: Wad,
+    donor: Wad,
+    *,
+    has_steps: bool,
+    has_lookalikes: bool = False,
+    sounding: set[str] | None = None,
+) -> bytes:
     """The PK3 as bytes; same arguments, same bytes.
 
     Args:
         iwad: the game file it is loaded with.
         donor: the other Freedoom file, for sprites that `iwad` lacks.
         has_steps: whether the player's own steps sound.
+        has_lookalikes: whether the maps' own things of a look of the cast stay.
         sounding: only these classes are heard; None is all of them.
     """
+    actors = decorate(has_steps=has_steps, has_lookalikes=has_lookalikes)
     entries: dict[str, bytes] = {
-        "DECORATE.txt": decorate(has_steps=has_steps).encode("ascii"),
+        "DECORATE.txt": actors.encode("ascii"),
         "SNDINFO.txt": sndinfo().encode("ascii"),
         "LOADACS.txt": b"STAGEACS\n",
         "acs/STAGEACS.o": assemble([actor_name(n) for n in CLASS_NAMES]),

@@ -10,7 +10,7 @@ from spatial_v2a.strict import StrictConfig
 from spatial_v2a.timing import TIMING
 
 CLIPS_PER_SHARD = 20
-LATEST_REVISION = 2
+LATEST_REVISION = 3
 MIX = {
     "walkers": 0.55,
     "passers-by": 0.15,
@@ -38,7 +38,7 @@ class RecordingSettings(StrictConfig):
         scenarios: names of MIX; their weights in MIX are kept in proportion.
         num_sources: fixed number of sounding actors, or None for the scenario's own range.
         stems_share: share of the clips that also get each source alone.
-        revision: 1 repeats the recordings of the first recorder; see docs/stage.md.
+        revision: 1 and 2 repeat the recordings of earlier recorders; see docs/stage.md.
     """
 
     num_clips: int
@@ -70,6 +70,11 @@ class ClipPlan:
     def has_steps(self) -> bool:
         """Whether the player's own steps sound; in revision 1 a walking camera was heard, too."""
         return self.scenario == "third-person" or self.revision == 1
+
+    @property
+    def has_lookalikes(self) -> bool:
+        """Whether the maps' own silent things of a look of the cast stand there, unlabelled."""
+        return self.revision < 3
 
     @property
     def wad_name(self) -> str:

@@ -82,23 +82,27 @@ class Studio:
         """A Freedoom file by name."""
         return self._wads[name]
 
-    def mod(self, wad_name: str, *, has_steps: bool, sounding: str | None = None) -> Path:
-        """The PK3 for a game file; `sounding`: only this class is heard."""
-        steps = "steps" if has_steps else "quiet"
-        path = self.folder / f"{wad_name[:-4]}-{steps}-{sounding or 'all'}.pk3"
+    def mod(self, plan: ClipPlan, sounding: str | None) -> Path:
+        """The PK3 for a clip's game file; `sounding`: only this class is heard, None is all."""
+        steps = "steps" if plan.has_steps else "quiet"
+        things = "all" if plan.has_lookalikes else "own"
+        path = self.folder / f"{plan.wad_name[:-4]}-{steps}-{things}-{sounding or 'all'}.pk3"
         if not path.exists():
-            donor = self.wad(next(n for n in WAD_NAMES if n != wad_name))
-            heard = None if sounding is None else {sounding}
-            data = build_mod(self.wad(wad_name), donor, has_steps=has_steps, sounding=heard)
+            donor = next(n for n in WAD_NAMES if n != plan.wad_name)
+            data = build_mod(
+                self.wad(plan.wad_name),
+                self.wad(donor),
+                has_steps=plan.has_steps,
+                has_lookalikes=plan.has_lookalikes,
+                sounding=None if sounding is None else {sounding},
+            )
             path.write_bytes(data)
         return path
 
     def play(self, plan: ClipPlan, attempt: int, **options: Any) -> Take | None:
         """One attempt at a clip; options: `sounding`, `with_picture`."""
         wad = self.wad(plan.wad_name)
-        mod = self.mod(
-            plan.wad_name, has_steps=plan.has_steps, sounding=options.pop("sounding", None)
-        )
+        mod = self.mod(plan, options.pop("sounding", None))
         things = wad.things(plan.map_name)
         return play(
             plan,
