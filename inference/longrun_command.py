@@ -1,7 +1,6 @@
 """`spatial-v2a evaluate --long-run VIDEO`: minutes or an hour in one run, and its picture."""
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -28,9 +27,9 @@ def run_long(
 ) -> None:
     """Dubs a video for minutes on end, with the weights of `live`, and says what changed."""
     source = open_video(video)
-    system = load_system(checkpoint, settings=EngineSettings(seed=seed, nfe=nfe), device=device)
-    settings = replace(system.settings, weights=fastest_weights(system.device))
-    system = replace(system, settings=settings)
+    settings = EngineSettings(seed=seed, nfe=nfe)
+    system = load_system(checkpoint, settings=settings, device=device)
+    system.settings = settings.model_copy(update={"weights": fastest_weights(system.device)})
     out.mkdir(parents=True, exist_ok=True)
     result = long_run(
         system,
@@ -40,7 +39,7 @@ def run_long(
         progress=lambda line: print(line, flush=True),
     )
     data = {"video": str(video), "video_s": float(source.duration), "seed": seed, "device": device}
-    data["engine_weights"] = settings.weights
+    data["engine_weights"] = system.settings.weights
     data |= {"threads": 1 if device == "cpu" else torch.get_num_threads(), **result.as_json()}
     write_text(out / "long_run.json", json.dumps(data, indent=1) + "\n")
     title = f"{checkpoint} on {device}, {minutes} minutes of {video.name} in one run"
