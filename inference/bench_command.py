@@ -44,12 +44,19 @@ def bench(
         int, typer.Option(min=1, max=1024, help="Threads on the CPU; dub takes one.")
     ] = 1,
     weights: Annotated[
-        Literal["float32", "int8"] | None,
+        Literal["float32", "int8", "bfloat16"] | None,
         typer.Option(
             help="Of the engine; dub takes float32, live what is fastest.",
-            show_default="as live: int8 on a CPU with OpenVINO",
+            show_default="as live: int8 on a CPU with OpenVINO, bfloat16 on a GPU",
         ),
     ] = None,
+    attention: Annotated[
+        Literal["sdpa", "xformers"],
+        typer.Option(help="Kernel of the backbone's attention; xformers needs a GPU."),
+    ] = "sdpa",
+    torch_compile: Annotated[
+        bool, typer.Option("--torch-compile", help="TorchInductor; minutes to start.")
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     video: Annotated[
         Path | None, typer.Option(help="Video to see; default: a moving 480p picture, made anew.")
@@ -78,6 +85,7 @@ def bench(
         out = SWEEP_FOLDER
     _prepare(out, names=(JSON_NAME, PICTURE_NAME) if sweep else (JSON_NAME,), overwrite=overwrite)
 
+    from spatial_v2a.attention_backend import set_attention_backend
     from spatial_v2a.conditioning.video import open_video
     from spatial_v2a.inference.benchmark.feed import made_video
     from spatial_v2a.inference.benchmark.measure import WARMUP_TICKS, measure
@@ -91,10 +99,14 @@ def bench(
     # Opened before the weights are loaded, made after: a mistake is told at once.
     footage = nullcontext(open_video(video)) if video else made_video(seconds=needed_s)
     subject = load_subject(checkpoint=checkpoint, preset=preset, device=device)
-    chosen = weights or fastest_weights(subject.device)
-    settings = EngineSettings(nfe=nfe, weights=chosen)
+    set_attention_backend(subject.model, attention)
+    settings = EngineSettings(
+        nfe=nfe,
+        weights=weights or fastest_weights(subject.device, torch_compile=torch_compile),
+        torch_compile=torch_compile,
+    )
     with footage as source:
-        run = _describe(subject, settings, threads=threads)
+        run = _describe(subject, settings, threads=threads) | {"attention": attention}
         run["video"] = (
             "a moving picture made for it, 854x480, 30 Hz" if video is None else str(video)
         )
@@ -132,6 +144,7 @@ def _describe(subject: "Subject", settings: "EngineSettings", *, threads: int) -
         "guidance": model.config.sampler.guidance,
         "dtype": str(model.latent_mean_D.dtype).removeprefix("torch."),
         "engine_weights": settings.weights,
+        "torch_compile": settings.torch_compile,
         "openvino": subject.device.type == "cpu" and has_openvino(),
         "threads": threads if subject.device.type == "cpu" else torch.get_num_threads(),
         **describe_machine(subject.device),

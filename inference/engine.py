@@ -16,10 +16,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from spatial_v2a.conditioning.openvino_graph import Weights, has_openvino
+from spatial_v2a.conditioning.openvino_graph import has_openvino
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.graphed import GraphedPasses
+from spatial_v2a.inference.inductor import InductorPasses
 from spatial_v2a.inference.openvino_passes import OpenVinoPasses
 from spatial_v2a.inference.passes import Passes
 from spatial_v2a.inference.traced import TracedPasses
@@ -29,6 +30,7 @@ from spatial_v2a.streaming import reset_
 from spatial_v2a.strict import StrictConfig
 
 StreamName = Literal["depth", "boxes", "dino"]
+Weights = Literal["float32", "int8", "bfloat16"]
 
 
 class EngineSettings(StrictConfig):
@@ -42,7 +44,10 @@ class EngineSettings(StrictConfig):
         spatial_guidance: weight of depth and boxes; 1 is plain sampling.
         without: streams of perception to leave out.
         weights: int8 is for a CPU with OpenVINO and a compiled engine: about a quarter faster,
-            half a percent away from the samples of float32.
+            half a percent away from the samples of float32. bfloat16 is for a GPU: backbone and
+            head in it, what rounding would hurt in float32.
+        torch_compile: a compiled engine goes through `torch.compile` (a minute to make), on a GPU
+            before its graphs are captured.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**62)
@@ -51,6 +56,7 @@ class EngineSettings(StrictConfig):
     spatial_guidance: float = Field(default=1.0, ge=0, le=20)
     without: tuple[StreamName, ...] = ()
     weights: Weights = "float32"
+    torch_compile: bool = False
 
 
 class Engine:
@@ -92,7 +98,7 @@ class Engine:
         self.device, self.dtype = reference.device, reference.dtype
         chosen = self.settings.guidance
         kind_of_passes = _kind_of_passes(
-            self.device, self.dtype, self.settings.weights, is_compiled=is_compiled
+            self.device, self.dtype, self.settings, is_compiled=is_compiled
         )
         self.passes = kind_of_passes(
             model,
@@ -174,24 +180,31 @@ class Engine:
         return shaped_BND.to(self.device, self.dtype)
 
 
-def fastest_weights(device: torch.device | str) -> Weights:
+def fastest_weights(device: torch.device | str, *, torch_compile: bool = False) -> Weights:
     """What a compiled engine is fastest with on a device; its model in float32."""
-    return "int8" if torch.device(device).type == "cpu" and has_openvino() else "float32"
+    if torch.device(device).type == "cuda":
+        return "bfloat16"
+    return "int8" if has_openvino() and not torch_compile else "float32"
 
 
 def _kind_of_passes(
-    device: torch.device, dtype: torch.dtype, weights: Weights, *, is_compiled: bool
+    device: torch.device, dtype: torch.dtype, settings: EngineSettings, *, is_compiled: bool
 ) -> Callable[..., Passes]:
-    if device.type == "cpu" and dtype == torch.float32 and is_compiled and has_openvino():
+    weights, is_narrow = settings.weights, settings.weights == "bfloat16"
+    is_cpu, through_inductor = device.type == "cpu", settings.torch_compile
+    is_plain = dtype == torch.float32 and not (is_narrow or through_inductor)
+    if is_cpu and is_plain and is_compiled and has_openvino():
         return partial(OpenVinoPasses, weights=weights)
     if weights == "int8":
         raise UserError(
-            "int8 weights need OpenVINO, a CPU and float32: pip install 'spatial-v2a[cpu]', or ask"
-            " for float32 weights"
+            "int8 weights need OpenVINO, a CPU, float32 and no torch.compile: pip install"
+            " 'spatial-v2a[cpu]', or ask for float32 weights"
         )
     if not is_compiled:
-        return Passes
-    return GraphedPasses if device.type == "cuda" else TracedPasses
+        return partial(Passes, is_narrow=is_narrow)
+    if not is_cpu:
+        return partial(GraphedPasses, is_narrow=is_narrow, is_inductor=through_inductor)
+    return partial(InductorPasses if through_inductor else TracedPasses, is_narrow=is_narrow)
 
 
 @contextmanager

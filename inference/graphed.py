@@ -7,38 +7,38 @@ copied into buffers of its own before each replay.
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from spatial_v2a.conditioning.cuda_graph import capture
 from spatial_v2a.inference.compiled import CompiledPasses
+from spatial_v2a.inference.inductor import inductor
 from spatial_v2a.inference.passes import EngineState
+from spatial_v2a.model import SpatialV2A
 from spatial_v2a.streaming import state_tensors, with_tensors
-
-# Runs before the capture, in which libraries choose their kernels and take their workspaces.
-WARMUP_RUNS = 3
 
 
 class GraphedPasses(CompiledPasses):
-    """Passes captured on a GPU for one number of streams; a replay equals the eager pass."""
+    """Passes captured on a GPU for one number of streams; a replay equals the eager pass.
+
+    Args:
+        is_inductor: captures what `torch.compile` made of each pass.
+        others: as for `Passes`.
+    """
+
+    def __init__(self, model: SpatialV2A, *, is_inductor: bool = False, **others: Any) -> None:
+        super().__init__(model, **others)
+        self._is_inductor = is_inductor
 
     def compile(self, function: Callable, example: tuple, weights: nn.Module) -> "_Graphed":
         """See `CompiledPasses`."""
-        return _Graphed(function, example)
+        return _Graphed(inductor(function, example) if self._is_inductor else function, example)
 
 
 class _Graphed:
     def __init__(self, function: Callable, example: tuple) -> None:
         inputs = tuple(_own(tree) for tree in example)
         self._buffers = tuple(_changing(inputs))
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            for _ in range(WARMUP_RUNS):
-                function(*inputs)
-        torch.cuda.current_stream().wait_stream(aside)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._outputs = tuple(state_tensors(function(*inputs)))
+        self._graph, self._outputs = capture(lambda: tuple(state_tensors(function(*inputs))))
 
     def __call__(self, *args: Any) -> tuple[Tensor, ...]:
         for buffer, value in zip(self._buffers, _changing(args), strict=True):

@@ -17,8 +17,8 @@ import typer
 from spatial_v2a.errors import UserError
 
 if TYPE_CHECKING:
-    from spatial_v2a.conditioning.openvino_graph import Weights
     from spatial_v2a.conditioning.video import VideoSource
+    from spatial_v2a.inference.engine import Weights
     from spatial_v2a.inference.live.figures import Figures
     from spatial_v2a.inference.live.sinks import LiveSink, PcmFormat
     from spatial_v2a.inference.live.sources import SourceOptions
@@ -75,9 +75,10 @@ def live(
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     weights: Annotated[
-        Literal["float32", "int8"] | None,
+        Literal["float32", "int8", "bfloat16"] | None,
         typer.Option(
-            help="Of the engine.", show_default="int8 on a CPU with OpenVINO, float32 with --fast"
+            help="Of the engine.",
+            show_default="int8 on a CPU with OpenVINO, bfloat16 on a GPU, float32 with --fast",
         ),
     ] = None,
     delay_ms: Annotated[

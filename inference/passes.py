@@ -12,7 +12,8 @@ their mirrored pictures after them), R rows (views times guidance branches, bran
 draws, D latent width, V frame token width, Z condition width, C audio channels, L samples.
 """
 
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +22,11 @@ from spatial_v2a.attention import AttentionPlan
 from spatial_v2a.autoencoder import DecoderState
 from spatial_v2a.features import FrameFeatures, mirror_features
 from spatial_v2a.generator import Condition, GeneratorState
+from spatial_v2a.inference.mixed_precision import (
+    NARROW,
+    narrow_arithmetic,
+    with_narrow_matrices,
+)
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.samplers import (
     num_noises,
@@ -53,6 +59,7 @@ class Passes:
         without: streams of perception to leave out.
         holds_latent: whether a latent waits for the next frame and goes through the backbone
             with it.
+        is_narrow: backbone and head in bfloat16.
     """
 
     def __init__(
@@ -65,8 +72,10 @@ class Passes:
         spatial_guidance: float,
         without: tuple[str, ...],
         holds_latent: bool,
+        is_narrow: bool = False,
     ) -> None:
-        self.model = model
+        self.model = with_narrow_matrices(model) if is_narrow else model
+        self._is_narrow = is_narrow
         self.holds_latent = holds_latent
         self.num_streams = num_streams
         self._without = without
@@ -89,10 +98,14 @@ class Passes:
         mean_D = self.model.latent_mean_D
         where = {"max_chunk": 1, "device": mean_D.device, "dtype": mean_D.dtype}
         num_rows = self._num_views * len(self._branches)
-        return EngineState(
-            self.model.generator.init_state(num_rows, **where),
-            self.model.autoencoder.init_state(self.num_streams, **where),
-        )
+        generator = self.model.generator.init_state(num_rows, **where)
+        if self._is_narrow:
+            tokens = self.model.generator.tokens_per_tick
+            narrow = where | {"dtype": NARROW, "max_chunk": tokens}
+            generator = replace(
+                generator, backbone=self.model.generator.backbone.init_state(num_rows, **narrow)
+            )
+        return EngineState(generator, self.model.autoencoder.init_state(self.num_streams, **where))
 
     def example_noise(self) -> Tensor:
         """Zeros in the shape of `draw`'s noise [B, N, D]."""
@@ -130,16 +143,20 @@ class Passes:
         """Frame tokens to the tick's condition [W, 1], guidance included."""
         generator = self.model.generator
         attend = generator.attend_with_latent if self.holds_latent else generator.attend
-        condition = attend(v_R1V, state.generator, self.rows(active_B), plan=plan)
+        with self._narrow():
+            condition = attend(v_R1V, state.generator, self.rows(active_B), plan=plan)
+        if self._is_narrow:
+            condition = condition.map(Tensor.float)
         return condition if len(self._branches) == 1 else condition.map(self._guide)
 
     def draw(self, noise_BND: Tensor, condition: Condition) -> Tensor:
         """A normalised latent [B, D] from noise after `shape_noise`."""
         config = self.model.config.sampler
-        denoise = self.model.generator.denoiser(condition)
-        if self._num_views > self.num_streams:
-            denoise = symmetric_denoise(denoise, self._sign_D)
-        return sample(denoise, noise_BND.transpose(0, 1), self._sigmas, config=config)
+        with self._narrow():
+            denoise = self.model.generator.denoiser(condition)
+            if self._num_views > self.num_streams:
+                denoise = symmetric_denoise(denoise, self._sign_D)
+            return sample(denoise, noise_BND.transpose(0, 1), self._sigmas, config=config)
 
     def decode(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> Tensor:
         """Stereo sound [B, L, C] of a normalised latent; idle streams are silent."""
@@ -157,7 +174,11 @@ class Passes:
         rows = views.repeat(len(self._branches), 1)
         generator = self.model.generator
         remember = generator.hold_latent if self.holds_latent else generator.observe_latent
-        remember(rows, state.generator, self.rows(active_B))
+        with self._narrow():
+            remember(rows, state.generator, self.rows(active_B))
+
+    def _narrow(self) -> AbstractContextManager:
+        return narrow_arithmetic(self._sigmas.device, is_on=self._is_narrow)
 
     def _guide(self, value_R: Tensor) -> Tensor:
         """Moves the full branch away from those that saw less.

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.openvino_graph import Weights
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
+from spatial_v2a.inference.engine import Engine, EngineSettings, Weights, engine_threads
 from spatial_v2a.model import SpatialV2A
 
 MIN_FOV_DEG, MAX_FOV_DEG = 1, 175

@@ -6,9 +6,9 @@ Legend: B streams, T tokens of this call, S cache slots, D width, H heads, E hea
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spatial_v2a.attention_backend import AttentionBackend, attend
 from spatial_v2a.streaming import are_writes_put_off, write_, write_ring_
 
 
@@ -56,6 +56,7 @@ class SlidingWindowAttention(nn.Module):
         self.head_width = width // num_heads
         self.window = window
         self.rope_base = rope_base
+        self.attention_backend: AttentionBackend = "sdpa"
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
@@ -149,8 +150,8 @@ class SlidingWindowAttention(nn.Module):
         else:
             if state is not None:
                 k_BHTE, v_BHTE = state.k_BHSE, state.v_BHSE
-            out_BHTE = F.scaled_dot_product_attention(
-                q_BHTE, k_BHTE, v_BHTE, attn_mask=plan.mask_B1TS, is_causal=plan.mask_B1TS is None
+            out_BHTE = attend(
+                q_BHTE, k_BHTE, v_BHTE, plan.mask_B1TS, backend=self.attention_backend
             )
         return self.out(out_BHTE.transpose(1, 2).flatten(2))
 

@@ -103,9 +103,8 @@ class Generator(nn.Module):
         # BOS is alone at its position and sees only itself, so its output is a constant: learning
         # that output directly keeps the all-zero state initial and saves the pass.
         self.bos_D = nn.Parameter(0.5 * torch.randn(width))
-        self.backbone = Transformer(
-            config.backbone, tokens_per_tick=2 if self.is_interleaved else 1
-        )
+        self.tokens_per_tick = 2 if self.is_interleaved else 1
+        self.backbone = Transformer(config.backbone, tokens_per_tick=self.tokens_per_tick)
         condition_dim = (2 if self.is_interleaved else 1) * width
         condition_dim += token_dim if config.direct_head_path else 0
         self.head = Head(config.head, latent_dim=config.latent_dim, condition_dim=condition_dim)
@@ -120,7 +119,7 @@ class Generator(nn.Module):
         dtype: torch.dtype,
     ) -> GeneratorState:
         """All-zero state; `max_chunk` counts ticks per call."""
-        tokens = max_chunk * (2 if self.is_interleaved else 1)
+        tokens = max_chunk * self.tokens_per_tick
         return GeneratorState(
             self.conditioner.init_state(
                 batch_size, max_chunk=max_chunk, device=device, dtype=dtype
@@ -184,7 +183,7 @@ class Generator(nn.Module):
 
     def plan_with_latent(self, state: GeneratorState) -> AttentionPlan:
         """The plan of the next `attend_with_latent`: positions, which need float64, and masks."""
-        num_tokens = 2 if self.is_interleaved else 1
+        num_tokens = self.tokens_per_tick
         tokens_BTD = state.memory_BD[:, None].expand(-1, num_tokens, -1)
         return self.backbone.plan(tokens_BTD, state.backbone, has_held_back=self.is_interleaved)
 

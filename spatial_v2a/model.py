@@ -97,7 +97,7 @@ class SpatialV2A(nn.Module):
         spatial_guidance: float = 1.0,
         without: tuple[str, ...] = (),
         fov_deg: float | None = None,
-        weights: Literal["float32", "int8"] = "float32",
+        weights: Literal["float32", "int8", "bfloat16"] = "float32",
     ) -> FrameStream:
         """Opens a stream: `with model.stream() as s: audio = s.push(frame)`, 30 times a second.
 
@@ -110,7 +110,7 @@ class SpatialV2A(nn.Module):
             fov_deg: horizontal field of view of the frames in degrees, 1..175; None is the
                 checkpoint's own.
             weights: "int8" is faster on a CPU with OpenVINO, half a percent away from the samples
-                of "float32"; it is what `spatial-v2a live` runs.
+                of "float32"; it is what `spatial-v2a live` runs. "bfloat16" is for a GPU.
 
         Returns:
             A stream that takes uint8 RGB frames [H, W, 3] and gives float32 sound [1600, 2].

@@ -28,7 +28,7 @@ def test_the_switch_turns_it_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not has_openvino() and fastest_weights("cpu") == "float32"
     monkeypatch.setenv(SWITCH, "1")
     assert has_openvino() and fastest_weights("cpu") == "int8"
-    assert fastest_weights("cuda") == "float32"
+    assert fastest_weights("cuda") == "bfloat16"
 
 
 def test_inputs_may_move_and_need_not_be_contiguous() -> None:

@@ -66,7 +66,9 @@ def seeing_places(perception: Perception) -> list[Place]:
 
 def bytes_of_parts(perception: Perception, engine: Engine) -> dict[str, float]:
     """Weights and state of each part in bytes."""
-    generator, decoder = engine.model.generator, engine.model.autoencoder.decoder
+    # The passes' own model: in bfloat16 it is another one than the engine's.
+    model = engine.passes.model
+    generator, decoder = model.generator, model.autoencoder.decoder
     states, decoder_state = engine.state.generator, engine.state.decoder
     parts = {
         "fusion": ([generator.conditioner], states.conditioner),
