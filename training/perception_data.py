@@ -16,7 +16,7 @@ from spatial_v2a.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FRAME_HEIGHT, FRAME_WIDTH = 240, 320  # the size that the engine draws
+FRAME_HEIGHT, FRAME_WIDTH = 192, 256
 MIN_BOX_SIDE = 4.0 / FRAME_WIDTH
 SHARE_WITH_BOXES = 0.65
 REFRESH_EVERY_S = 60.0
