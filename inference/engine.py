@@ -7,6 +7,7 @@ Legend: B streams, R rows (streams times guidance branches), N noise draws, D la
 V frame token width, C audio channels, L samples, T ticks.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,12 +23,14 @@ from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.graphed import GraphedPasses
 from spatial_v2a.inference.inductor import InductorPasses
 from spatial_v2a.inference.openvino_passes import OpenVinoPasses
-from spatial_v2a.inference.passes import Passes
+from spatial_v2a.inference.passes import EngineState, Passes
 from spatial_v2a.inference.traced import TracedPasses
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.samplers import shape_noise
 from spatial_v2a.streaming import reset_
 from spatial_v2a.strict import StrictConfig
+
+log = logging.getLogger(__name__)
 
 StreamName = Literal["depth", "boxes", "dino"]
 Weights = Literal["float32", "int8", "bfloat16"]
@@ -96,24 +99,34 @@ class Engine:
         self.num_streams = num_streams
         reference = model.latent_mean_D
         self.device, self.dtype = reference.device, reference.dtype
-        chosen = self.settings.guidance
-        kind_of_passes = _kind_of_passes(
-            self.device, self.dtype, self.settings, is_compiled=is_compiled
-        )
-        self.passes = kind_of_passes(
-            model,
-            num_streams=num_streams,
-            nfe=self.settings.nfe,
-            guidance=model.config.sampler.guidance if chosen is None else chosen,
-            spatial_guidance=self.settings.spatial_guidance,
-            without=self.settings.without,
-            holds_latent=self.device.type == "cpu",
-        )
-        self.state = self.passes.init_state()
+        self.passes, self.state = self._start(is_compiled=is_compiled)
         # Drawn in float32 on the CPU whatever the device and type, so that a seed is one sound.
         self._noise_BND = self.passes.example_noise().float().cpu()
         self._random = [torch.Generator() for _ in range(num_streams)]
         self._seed(range(num_streams))
+
+    def _start(self, *, is_compiled: bool) -> tuple[Passes, EngineState]:
+        """The passes, and eager ones in their place where a compiler fails."""
+        kind = _kind_of_passes(self.device, self.dtype, self.settings, is_compiled=is_compiled)
+        chosen = self.settings.guidance
+        options = {
+            "num_streams": self.num_streams,
+            "nfe": self.settings.nfe,
+            "guidance": self.model.config.sampler.guidance if chosen is None else chosen,
+            "spatial_guidance": self.settings.spatial_guidance,
+            "without": self.settings.without,
+            "holds_latent": self.device.type == "cpu",
+        }
+        passes = kind(self.model, **options)
+        try:
+            return passes, passes.init_state()
+        except RuntimeError as error:
+            if not is_compiled:
+                raise
+            log.warning("the engine runs uncompiled, several times slower: %s", error)
+        is_narrow = self.settings.weights == "bfloat16"
+        passes = Passes(self.model, is_narrow=is_narrow, **options)
+        return passes, passes.init_state()
 
     @property
     def samples_per_tick(self) -> int:

@@ -221,6 +221,21 @@ def test_compiled_gives_the_same_samples(
     assert addresses == [tensor.data_ptr() for tensor in state_tensors(compiled.state)]
 
 
+def test_where_a_compiler_fails_the_engine_runs_uncompiled(
+    tiny_config: Config, model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: object, **options: object) -> None:
+        raise RuntimeError("no kernel for this")
+
+    features = random_features(tiny_config, num_streams=1, num_ticks=3)
+    expected = Engine(model).generate(features)
+    monkeypatch.setenv(SWITCH, "0")
+    monkeypatch.setattr(TracedPasses, "compile", fail)
+    engine = Engine(model, is_compiled=True)
+    assert "runs uncompiled, several times slower: no kernel for this" in caplog.text
+    assert torch.equal(engine.generate(features), expected)
+
+
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
 def test_a_symmetric_sampler_swaps_the_channels_of_a_mirrored_picture(
     tiny_config: Config, model, guidance: float
