@@ -72,6 +72,9 @@ def dub(
     nfe: Nfe = None,
     guidance: Guidance = None,
     spatial_guidance: SpatialGuidance = 1.0,
+    pan_strength: Annotated[
+        float, typer.Option(help="Width of the pan, 0..2: 0 is mono, 1 the checkpoint's own.")
+    ] = 1.0,
     without: Annotated[
         list[Stream] | None, typer.Option(help="Leave a stream out; repeatable.")
     ] = None,
@@ -96,6 +99,7 @@ def dub(
         nfe=nfe,
         guidance=guidance,
         spatial_guidance=spatial_guidance,
+        pan_strength=pan_strength,
         without=tuple(stream.value for stream in without or []),
     )
     dubber = _dubber(checkpoint, settings, device, fov)

@@ -49,6 +49,7 @@ class EngineSettings(StrictConfig):
         weights: int8 is for a CPU with OpenVINO and a compiled engine: about a quarter faster,
             half a percent away from the samples of float32. bfloat16 is for a GPU: backbone and
             head in it, what rounding would hurt in float32.
+        pan_strength: 1 is the checkpoint's own pan, 0 mono, 2 twice as wide.
         torch_compile: a compiled engine goes through `torch.compile` (a minute to make), on a GPU
             before its graphs are captured.
     """
@@ -59,6 +60,7 @@ class EngineSettings(StrictConfig):
     spatial_guidance: float = Field(default=1.0, ge=0, le=20)
     without: tuple[StreamName, ...] = ()
     weights: Weights = "float32"
+    pan_strength: float = Field(default=1.0, ge=0, le=2)
     torch_compile: bool = False
 
 
@@ -115,6 +117,7 @@ class Engine:
             "guidance": self.model.config.sampler.guidance if chosen is None else chosen,
             "spatial_guidance": self.settings.spatial_guidance,
             "without": self.settings.without,
+            "pan_strength": self.settings.pan_strength,
             "holds_latent": self.device.type == "cpu",
         }
         passes = kind(self.model, **options)

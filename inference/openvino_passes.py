@@ -60,7 +60,7 @@ class OpenVinoPasses(CompiledPasses):
         decoder = self.model.autoencoder.decoder
 
         def make_spectra(x_BD: Tensor, state: EngineState) -> Tensor:
-            return decoder.spectra(self.model.denormalize(x_BD)[:, None], state.decoder)
+            return decoder.spectra(self.latents(x_BD), state.decoder)
 
         def make_sound(spectra_BCJF2: Tensor, state: EngineState) -> Tensor:
             return decoder.sound(spectra_BCJF2, state.decoder).transpose(1, 2)

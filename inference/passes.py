@@ -60,6 +60,7 @@ class Passes:
         holds_latent: whether a latent waits for the next frame and goes through the backbone
             with it.
         is_narrow: backbone and head in bfloat16.
+        pan_strength: scales the pan of the sound, not of what the generator remembers.
     """
 
     def __init__(
@@ -73,9 +74,11 @@ class Passes:
         without: tuple[str, ...],
         holds_latent: bool,
         is_narrow: bool = False,
+        pan_strength: float = 1.0,
     ) -> None:
         self.model = with_narrow_matrices(model) if is_narrow else model
         self._is_narrow = is_narrow
+        self._pan_strength = pan_strength
         self.holds_latent = holds_latent
         self.num_streams = num_streams
         self._without = without
@@ -160,11 +163,15 @@ class Passes:
 
     def decode(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> Tensor:
         """Stereo sound [B, L, C] of a normalised latent; idle streams are silent."""
-        latents_B1D = self.model.denormalize(x_BD)[:, None]
+        latents_B1D = self.latents(x_BD)
         audio_BCL = self.model.autoencoder.decode(latents_B1D, state.decoder, active_B)
         if active_B is not None:
             audio_BCL = audio_BCL * active_B[:, None, None]
         return audio_BCL.transpose(1, 2).float()
+
+    def latents(self, x_BD: Tensor) -> Tensor:
+        """What the decoder takes [B, 1, D], of the normalised latent that was drawn."""
+        return self.model.denormalize(x_BD, pan_strength=self._pan_strength)[:, None]
 
     def remember(self, x_BD: Tensor, state: EngineState, active_B: Tensor | None = None) -> None:
         """Takes the latent just drawn into the history."""

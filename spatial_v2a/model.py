@@ -52,13 +52,15 @@ class SpatialV2A(nn.Module):
         """Latents [..., D] of the autoencoder to zero mean and unit deviation."""
         return (latents - self.latent_mean_D) / self.latent_std_D
 
-    def denormalize(self, latents: Tensor) -> Tensor:
+    def denormalize(self, latents: Tensor, *, pan_strength: float = 1.0) -> Tensor:
         """Latents to decode, of normalised ones [..., D] as they are drawn.
 
-        The inverse of `normalize`, with the pan widened by the sampler's `pan_gain`.
+        The inverse of `normalize`, with the pan widened by the sampler's `pan_gain` times
+        `pan_strength`; 0 makes both channels the same.
         """
         latents = latents * self.latent_std_D + self.latent_mean_D
-        num_odd, gain = self.config.autoencoder.num_odd_latents, self.config.sampler.pan_gain
+        num_odd = self.config.autoencoder.num_odd_latents
+        gain = pan_strength * self.config.sampler.pan_gain
         if gain == 1.0:
             return latents
         even, odd = latents.split([latents.shape[-1] - num_odd, num_odd], dim=-1)

@@ -221,6 +221,22 @@ def test_compiled_gives_the_same_samples(
     assert addresses == [tensor.data_ptr() for tensor in state_tensors(compiled.state)]
 
 
+@pytest.mark.parametrize("is_compiled", [False, True], ids=["eager", "compiled"])
+def test_pan_strength_scales_the_pan_alone(tiny_config: Config, model, is_compiled: bool) -> None:
+    """0 is mono to the bit; the history, and with it what is heard next, stays the same."""
+    features = random_features(tiny_config, num_streams=1, num_ticks=6)
+    side_over_mid, states = [], []
+    for strength in (0.0, 0.5, 1.0, 2.0):
+        settings = EngineSettings(seed=5, pan_strength=strength)
+        engine = Engine(model, settings=settings, is_compiled=is_compiled)
+        left, right = engine.generate(features)[0].unbind(-1)
+        side_over_mid.append(float((left - right).norm() / (left + right).norm()))
+        states.append(engine.state.generator.memory_BD.clone())
+    assert side_over_mid[0] == 0.0
+    assert all(a < b for a, b in zip(side_over_mid, side_over_mid[1:], strict=False))
+    assert all(torch.equal(state, states[0]) for state in states)
+
+
 def test_where_a_compiler_fails_the_engine_runs_uncompiled(
     tiny_config: Config, model, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
