@@ -50,7 +50,7 @@ class EngineSettings(StrictConfig):
             half a percent away from the samples of float32. bfloat16 is for a GPU: backbone and
             head in it, what rounding would hurt in float32.
         pan_strength: 1 is the checkpoint's own pan, 0 mono, 2 twice as wide.
-        torch_compile: a compiled engine goes through `torch.compile` (a minute to make), on a GPU
+        torch_compile: a compiled engine goes through `torch.compile` (minutes to make), on a GPU
             before its graphs are captured.
     """
 

@@ -1,4 +1,4 @@
-"""The passes of a tick through `torch.compile`: fewer, larger kernels, a minute to make."""
+"""The passes of a tick through `torch.compile`: fewer, larger kernels, minutes to make."""
 
 from collections.abc import Callable
 from typing import Any
