@@ -47,8 +47,8 @@ class EngineSettings(StrictConfig):
         spatial_guidance: weight of depth and boxes; 1 is plain sampling.
         without: streams of perception to leave out.
         weights: int8 is for a CPU with OpenVINO and a compiled engine: about a quarter faster,
-            half a percent away from the samples of float32. bfloat16 is for a GPU: backbone and
-            head in it, what rounding would hurt in float32.
+            near the samples of float32 at first, which history takes apart; levels stay.
+            bfloat16 is for a GPU: backbone and head in it, what rounding would hurt in float32.
         pan_strength: 1 is the checkpoint's own pan, 0 mono, 2 twice as wide.
         torch_compile: a compiled engine goes through `torch.compile` (minutes to make), on a GPU
             before its graphs are captured.

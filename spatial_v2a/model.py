@@ -111,8 +111,8 @@ class SpatialV2A(nn.Module):
             without: what to leave out, of "depth", "boxes" and "dino".
             fov_deg: horizontal field of view of the frames in degrees, 1..175; None is the
                 checkpoint's own.
-            weights: "int8" is faster on a CPU with OpenVINO, half a percent away from the samples
-                of "float32"; it is what `spatial-v2a live` runs. "bfloat16" is for a GPU.
+            weights: "int8" is faster on a CPU with OpenVINO, near the
+                samples of "float32"; it is what `spatial-v2a live` runs. "bfloat16" is for a GPU.
 
         Returns:
             A stream that takes uint8 RGB frames [H, W, 3] and gives float32 sound [1600, 2].
