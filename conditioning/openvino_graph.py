@@ -42,8 +42,7 @@ class OpenVinoGraph:
         example: its inputs, in the shapes and types of every later call. OpenVINO reckons float64
             in float32.
         weights: int8 keeps large matrices in 8 bit, with a scale for each output, and multiplies
-            in 8 bit: less memory to read, about half a percent of error
-            in each product.
+            in 8 bit: less memory to read, about half a percent of error in each product.
     """
 
     def __init__(
