@@ -4,6 +4,7 @@ Given and detected boxes go through this one class, so that both make the same t
 Legend: K box slots, F fields (BOX_FIELDS), T ticks.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -89,8 +90,7 @@ class BoxTokenBuilder:
             np.zeros(self.max_boxes, bool),
         )
         tracks = [self._follow(box) for box in boxes]
-        largest = sorted(range(len(boxes)), key=lambda i: -boxes[i].w * boxes[i].h)
-        for slot, i in enumerate(sorted(largest[: self.max_boxes])):
+        for slot, i in enumerate(slots_of(boxes, self.max_boxes)):
             box, track = boxes[i], tracks[i]
             near = box.nearness
             if near is None:
@@ -124,6 +124,12 @@ class BoxTokenBuilder:
     def _forget_old(self) -> None:
         limit = self._tick - FORGET_AFTER_S * TIMING.tick_hz
         self._tracks = {i: t for i, t in self._tracks.items() if t.last_tick >= limit}
+
+
+def slots_of(boxes: Sequence[Box], max_boxes: int) -> list[int]:
+    """Which box stands in each slot, as its place in `boxes`: the largest ones, in their order."""
+    largest = sorted(range(len(boxes)), key=lambda i: -boxes[i].w * boxes[i].h)
+    return sorted(largest[:max_boxes])
 
 
 def frame_features(

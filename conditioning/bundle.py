@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spatial_v2a.conditioner import PerceptionShapes
-from spatial_v2a.conditioning.box_fields import BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.boxes import (
     Detections,
     YoloDetector,
@@ -41,11 +41,12 @@ class _Stream:
     def __init__(self, config: PerceptionConfig) -> None:
         self.num_ticks = 0
         self.nearness_HW: NDArray | None = None
+        self.boxes: list[Box] = []
         self.tracker = BoxTracker(new_track_score=config.detector.new_track_score)
         self.builder = BoxTokenBuilder(max_boxes=config.max_boxes)
 
     def reset(self) -> None:
-        self.num_ticks, self.nearness_HW = 0, None
+        self.num_ticks, self.nearness_HW, self.boxes = 0, None, []
         self.tracker.reset()
         self.builder.reset()
 
@@ -130,6 +131,11 @@ class Perception:
         """The streams that are present."""
         present = {"dino": self.dino, "depth": self.depth, "boxes": self.detector}
         return tuple(name for name, encoder in present.items() if encoder is not None)
+
+    @property
+    def boxes_B(self) -> tuple[tuple[Box, ...], ...]:
+        """Every stream's tracked boxes of its last tick, also those that found no slot."""
+        return tuple(tuple(stream.boxes) for stream in self._streams)
 
     def init_state(self, batch_size: int) -> None:
         """Prepares for `batch_size` streams, each with fresh memory."""
@@ -241,7 +247,7 @@ class Perception:
         tokens = None
         if self.detector is not None:
             fov_deg = self.config.default_fov_deg if fov_deg is None else fov_deg
-            boxes = stream.tracker.step(found)
+            boxes = stream.boxes = stream.tracker.step(found)
             tokens = [stream.builder.step(boxes, fov_deg=fov_deg, nearness_HW=nearness_HW)]
         grid_1HW = None if nearness_HW is None else nearness_HW[None]
         features = frame_features(self.config, tokens=tokens, nearness_THW=grid_1HW, num_ticks=1)

@@ -1,15 +1,15 @@
 """Geometry that is given, not detected: a Stage clip or a JSONL file makes the same features.
 
-JSONL, one line per observation, ordered by time:
+JSONL, one line per observation, ordered by time, the first at t = 0:
     {"t": 0.0, "fov_deg": 90, "boxes": [{"id": 3, "class": "bell", "x": 0.4, "y": 0.3,
-     "w": 0.1, "h": 0.3, "nearness": 0.5, "score": 1.0}], "depth": [[...], ...]}
+     "w": 0.1, "h": 0.3, "nearness": 0.5, "score": 1.0, "mute": false}], "depth": [[...], ...]}
 `x`, `y` are the box's top left corner; all are fractions of the picture. `nearness`, `score`,
-`fov_deg` and `depth` may be left out; tick n shows the newest line with t <= n / 30 s.
+`fov_deg`, `depth`, `mute` and `solo` may be left out, other keys (`azimuth_deg`, ...) are not read;
+tick n shows the newest line with t <= n / 30 s.
 """
 
-import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -18,12 +18,30 @@ from numpy.typing import NDArray
 
 from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.given_lines import (
+    box_entries,
+    depth_grid,
+    entry_box,
+    entry_track_id,
+    line_fov_deg,
+    marked_boxes,
+    read_lines,
+)
+from spatial_v2a.conditioning.track_edits import (
+    TrackEditor,
+    TrackEdits,
+    check_ids,
+    hide_boxes,
+)
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import pool_grid
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
+
+# Half a microsecond absorbs times written as rounded decimals (0.0333333333).
+TIME_ROUNDING_S = 5e-7
 
 
 class Degrade(Protocol):
@@ -40,7 +58,7 @@ def clip_boxes(clip: Clip, config: PerceptionConfig) -> list[list[Box]]:
     """The engine's boxes of every tick of a Stage clip, nearness left to the depth grid."""
     index = {name: i for i, name in enumerate(vocabulary_names(config.detector.vocabulary))}
     return [
-        [_box(entry, index, where=f"{clip.meta['key']} tick {n}") for entry in tick["boxes"]]
+        [entry_box(entry, index, where=f"{clip.meta['key']} tick {n}") for entry in tick["boxes"]]
         for n, tick in enumerate(clip.meta["ticks"])
     ]
 
@@ -73,20 +91,91 @@ def clip_features(
     return frame_features(config, tokens=tokens, nearness_THW=nearness_THW, num_ticks=len(boxes_T))
 
 
-def given_features(source: Clip | str | Path, config: PerceptionConfig) -> Iterator[FrameFeatures]:
+@dataclass(frozen=True)
+class GivenTick:
+    """One tick of a JSONL file.
+
+    Attributes:
+        features: boxes and depth [1, 1], edited; the DINO stream is absent.
+        is_muted: objects are known, and edits silence every one of them.
+        silenced: boxes of this tick that edits silence.
+        boxes: those that are left, edited, in the order in which the features were made of them.
+        fov_deg: horizontal field of view.
+    """
+
+    features: FrameFeatures
+    is_muted: bool
+    silenced: tuple[Box, ...]
+    boxes: tuple[Box, ...]
+    fov_deg: float
+
+
+def given_features(
+    source: Clip | str | Path, config: PerceptionConfig, edits: TrackEdits | None = None
+) -> Iterator[FrameFeatures]:
     """Features [1, 1] tick by tick from a Stage clip or the path of a JSONL file.
 
     A JSONL file ends at the tick of its last line; callers that need more ticks repeat the last.
 
+    Args:
+        source: where the geometry is.
+        config: vocabulary, grid and number of slots.
+        edits: what is done to the objects of a JSONL file.
+
     Raises:
-        UserError: the file is missing, or a line is not what the format says.
+        UserError: the file is missing, a line is not what the format says, or edits name an object
+            that is not in the file.
     """
     if isinstance(source, str | Path):
-        yield from _jsonl_features(Path(source), config)
+        for tick in given_ticks(source, config, edits):
+            yield tick.features
         return
     features = clip_features(source, config)
     for tick in range(source.num_ticks):
         yield features.map(lambda x, tick=tick: x[:, tick : tick + 1])
+
+
+def given_ticks(
+    path: str | Path, config: PerceptionConfig, edits: TrackEdits | None = None
+) -> Iterator[GivenTick]:
+    """Ticks of a JSONL file as in `given_features`, each with whether everything is muted.
+
+    Each line is held until the next one is due; memory does not grow with the file.
+
+    Raises:
+        UserError: as `given_features`.
+    """
+    path = Path(path)
+    index = {name: i for i, name in enumerate(vocabulary_names(config.detector.vocabulary))}
+    builder, editor = BoxTokenBuilder(max_boxes=config.max_boxes), _editor(path, edits)
+    lines = read_lines(path)
+    line, where = next(lines, (None, ""))
+    if line is None:
+        raise UserError(f"{path} has no line; write one JSON object per tick")
+    following = next(lines, None)
+    if line["t"] > TIME_ROUNDING_S:
+        raise UserError(f"{where}: the first t is {line['t']:g}; begin with a line at t 0")
+    tick = 0
+    while True:
+        while (
+            following is not None and following[0]["t"] <= tick / TIMING.tick_hz + TIME_ROUNDING_S
+        ):
+            (line, where), following = following, next(lines, None)
+        grid_HW = depth_grid(line, config, where=where)
+        view = {"fov_deg": line_fov_deg(line, config, where=where), "nearness_HW": grid_HW}
+        boxes = editor.step(marked_boxes(line, index, where=where), **view)
+        features = frame_features(
+            config,
+            tokens=[builder.step(boxes, **view)],
+            nearness_THW=None if grid_HW is None else grid_HW[None],
+            num_ticks=1,
+        )
+        yield GivenTick(
+            features, editor.is_muted, tuple(editor.silenced), tuple(boxes), view["fov_deg"]
+        )
+        tick += 1
+        if following is None:
+            return
 
 
 def overlay_given(features: FrameFeatures, given: FrameFeatures) -> FrameFeatures:
@@ -103,94 +192,28 @@ def overlay_given(features: FrameFeatures, given: FrameFeatures) -> FrameFeature
     return features
 
 
-def _jsonl_features(path: Path, config: PerceptionConfig) -> Iterator[FrameFeatures]:
-    """Holds each line until the next one is due; memory does not grow with the file."""
-    index = {name: i for i, name in enumerate(vocabulary_names(config.detector.vocabulary))}
-    builder = BoxTokenBuilder(max_boxes=config.max_boxes)
-    lines = _read_lines(path)
-    line, where = next(lines, (None, ""))
-    if line is None:
-        raise UserError(f"{path} has no line; write one JSON object per tick")
-    following = next(lines, None)
-    tick = 0
-    while line is not None:
-        # Half a microsecond absorbs times written as rounded decimals (0.0333333333).
-        while following is not None and following[0]["t"] <= tick / TIMING.tick_hz + 5e-7:
-            (line, where), following = following, next(lines, None)
-        boxes = [_box(entry, index, where=where) for entry in line.get("boxes", [])]
-        grid_HW = _depth_grid(line, config, where=where)
-        fov_deg = float(line.get("fov_deg", config.default_fov_deg))
-        tokens = builder.step(boxes, fov_deg=fov_deg, nearness_HW=grid_HW)
-        yield frame_features(
-            config,
-            tokens=[tokens],
-            nearness_THW=None if grid_HW is None else grid_HW[None],
-            num_ticks=1,
-        )
-        tick += 1
-        if following is None:
-            return
+def overlay_tick(
+    features: FrameFeatures, tick: GivenTick, config: PerceptionConfig
+) -> FrameFeatures:
+    """`overlay_given`, and silenced objects taken out of patches and depth.
+
+    Args:
+        features: perception of one tick's picture, [1, 1] leading.
+        tick: what is given for it.
+        config: whose patch grid it has.
+    """
+    given = tick.features
+    heard_K4 = given.boxes_BTKF[0, 0, given.box_mask_BTK[0, 0], :4].numpy()
+    shown = overlay_given(features, given)
+    return hide_boxes(shown, tick.silenced, heard_K4, grid_width=config.dino.grid[1])
 
 
-def _read_lines(path: Path) -> Iterator[tuple[dict, str]]:
-    try:
-        file = path.open(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
-    last_s = -1.0
-    with file:
-        for number, text in enumerate(file, start=1):
-            where = f"{path} line {number}"
-            if not text.strip():
-                continue
-            try:
-                line = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where} is not JSON ({error.msg}); one object a line") from error
-            if not isinstance(line, dict) or not isinstance(line.get("t"), int | float):
-                raise UserError(f'{where} has no number "t"; give the time in seconds')
-            if line["t"] < last_s:
-                raise UserError(f"{where}: t {line['t']} goes back; order the lines by time")
-            last_s = line["t"]
-            yield line, where
-
-
-def _depth_grid(line: dict, config: PerceptionConfig, *, where: str) -> NDArray | None:
-    if line.get("depth") is None:
-        return None
-    rows, columns = config.depth.grid
-    try:
-        grid_HW = np.asarray(line["depth"], dtype=np.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{where}: depth is not a grid of numbers; give rows of numbers") from error
-    if grid_HW.shape != (rows, columns):
-        raise UserError(f"{where}: depth is {grid_HW.shape}; give {rows} rows of {columns}")
-    if not (np.isfinite(grid_HW).all() and grid_HW.min() >= 0 and grid_HW.max() <= 1):
-        raise UserError(f"{where}: depth leaves 0..1; give nearness, 1 touches the camera")
-    return grid_HW
-
-
-def _box(entry: dict, index: dict[str, int], *, where: str) -> Box:
-    """Checks one box of a clip or a JSONL line."""
-    try:
-        x, y, w, h = (float(entry[name]) for name in ("x", "y", "w", "h"))
-        name, track_id = entry["class"], int(entry["id"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{where}: box {entry} lacks {error}; give id, class, x, y, w, h"
-        ) from error
-    if name not in index:
-        raise UserError(f"{where}: unknown class {name!r}; choose from {', '.join(index)}")
-    if not (w > 0 and h > 0 and x + w > 0 and y + h > 0 and x < 1 and y < 1):
-        raise UserError(f"{where}: box {entry} is outside the picture; use fractions 0..1")
-    near = entry.get("nearness")
-    return Box(
-        track_id=track_id,
-        class_index=index[name],
-        cx=x + w / 2,
-        cy=y + h / 2,
-        w=w,
-        h=h,
-        score=float(entry.get("score", 1.0)),
-        nearness=None if near is None else float(near),
-    )
+def _editor(path: Path, edits: TrackEdits | None) -> TrackEditor:
+    """An editor that knows the file's ids, which are read only where edits name some."""
+    if edits is None or not edits.ids:
+        return TrackEditor()
+    known: set[int] = set()
+    for line, where in read_lines(path):
+        known.update(entry_track_id(entry, where=where) for entry in box_entries(line, where=where))
+    check_ids(edits, known, where=str(path))
+    return TrackEditor(edits, known)

@@ -1,22 +1,15 @@
-"""Command line `spatial-v2a`: dub, live, demo, evaluate, inspect and bench."""
+"""Command line `spatial-v2a`: dub, tracks, live, demo, evaluate, inspect, bench, and marks."""
 
 import ctypes
 import logging
 import os
 import signal
 import sys
-from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spatial_v2a.errors import UserError
-
-if TYPE_CHECKING:
-    from spatial_v2a.inference.dub import Dubber, DubResult
-    from spatial_v2a.inference.engine import EngineSettings
-    from spatial_v2a.inference.jobs import DubJob
+from spatial_v2a.inference.command_options import keep_command_line
 
 app = typer.Typer(
     add_completion=False,
@@ -25,166 +18,14 @@ app = typer.Typer(
 )
 
 
-class Device(StrEnum):
-    """Where the model runs."""
+def _register_dub() -> None:
+    from spatial_v2a.inference.dub_command import demo, dub
 
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Stream(StrEnum):
-    """What perception can be left without."""
-
-    depth = "depth"
-    boxes = "boxes"
-    dino = "dino"
+    app.command()(dub)
+    app.command()(demo)
 
 
-Checkpoint = Annotated[
-    str, typer.Option(help="Checkpoint folder, bundled name or hub id.", metavar="NAME")
-]
-Seed = Annotated[int, typer.Option(help="Same seed, same sound.")]
-Nfe = Annotated[
-    int | None,
-    typer.Option(help="Evaluations of the head per tick; default: the checkpoint's own."),
-]
-Guidance = Annotated[
-    float | None,
-    typer.Option(help="Weight of all that is seen; 1 is plain.", show_default="checkpoint's own"),
-]
-SpatialGuidance = Annotated[float, typer.Option(help="Weight of depth and boxes; 1 is plain.")]
-DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU when there is one.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
-
-
-@app.command()
-def dub(
-    videos: Annotated[list[Path], typer.Argument(help="Video files.", metavar="VIDEO")],
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", help="Output file (mp4, m4v, mov, mkv, webm, wav, flac) or folder."
-        ),
-    ] = None,
-    checkpoint: Checkpoint = "stage",
-    seed: Seed = 0,
-    nfe: Nfe = None,
-    guidance: Guidance = None,
-    spatial_guidance: SpatialGuidance = 1.0,
-    pan_strength: Annotated[
-        float, typer.Option(help="Width of the pan, 0..2: 0 is mono, 1 the checkpoint's own.")
-    ] = 1.0,
-    without: Annotated[
-        list[Stream] | None, typer.Option(help="Leave a stream out; repeatable.")
-    ] = None,
-    given: Annotated[
-        Path | None, typer.Option(help="JSONL of boxes and depth used instead of detected ones.")
-    ] = None,
-    fov: Annotated[
-        float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
-    ] = None,
-    device: DeviceName = Device.auto,
-    overwrite: Overwrite = False,
-    report: Annotated[
-        bool, typer.Option("--report", help="Also write OUT's NAME.pan.png: source and sound.")
-    ] = False,
-) -> None:
-    """Writes VIDEO's picture, untouched, with generated stereo sound."""
-    from spatial_v2a.inference.jobs import plan_jobs
-
-    jobs = plan_jobs(videos, out=out, overwrite=overwrite, report=report, given=given)
-    settings = _settings(
-        seed=seed,
-        nfe=nfe,
-        guidance=guidance,
-        spatial_guidance=spatial_guidance,
-        pan_strength=pan_strength,
-        without=tuple(stream.value for stream in without or []),
-    )
-    dubber = _dubber(checkpoint, settings, device, fov)
-    for job in jobs:
-        dubber.check(job)
-    for job in jobs:
-        _tell(_run(dubber, job))
-
-
-@app.command()
-def demo(
-    out: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder for demo.mp4 and demo.pan.png.")
-    ] = Path("spatial-v2a-demo"),
-    seed: Seed = 0,
-    device: DeviceName = Device.auto,
-    overwrite: Overwrite = False,
-) -> None:
-    """Dubs the clip that ships with the package and draws true position against heard pan."""
-    from spatial_v2a.inference.demo import DEMO_CHECKPOINT, plan_demo
-
-    job = plan_demo(out, overwrite=overwrite)
-    _tell(_run(_dubber(DEMO_CHECKPOINT, _settings(seed=seed), device, None), job))
-
-
-def _settings(**values: object) -> "EngineSettings":
-    from pydantic import ValidationError
-
-    from spatial_v2a.inference.engine import EngineSettings
-
-    try:
-        return EngineSettings(**values)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        reason = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"{flag} {first['input']}: {reason}") from error
-
-
-def _dubber(
-    checkpoint: str, settings: "EngineSettings", device: Device, fov: float | None
-) -> "Dubber":
-    from spatial_v2a.inference.dub import Dubber
-
-    return Dubber(checkpoint, settings=settings, device=device.value, fov_deg=fov)
-
-
-def _run(dubber: "Dubber", job: "DubJob") -> "DubResult":
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[seconds]:.1f} s of sound"),
-        TimeRemainingColumn(),
-    )
-    tick_s = float(job.source.timing.tick_s)
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(job.source.path.name, total=job.source.num_ticks, seconds=0.0)
-        return dubber.dub(
-            job,
-            on_tick=lambda done: progress.update(task, completed=done, seconds=done * tick_s),
-        )
-
-
-def _tell(result: "DubResult") -> None:
-    import numpy as np
-
-    p50_ms, p95_ms = np.percentile(result.tick_ms, [50, 95])
-    stereo = result.stereo
-    print(f"wrote {result.out}")
-    if result.report is not None:
-        print(f"wrote {result.report}")
-    print(
-        f"{result.duration_s:.2f} s of video in {result.wall_s:.1f} s:"
-        f" {result.real_time_factor:.2f} x real time;"
-        f" per tick p50 {p50_ms:.1f} ms, p95 {p95_ms:.1f} ms"
-    )
-    print(
-        f"stereo: side {stereo.side_dbfs:.1f} dBFS, mid {stereo.mid_dbfs:.1f} dBFS"
-        f" (side/mid {stereo.side_over_mid_db:+.1f} dB);"
-        f" left {stereo.left:.0%}, centre {stereo.centre:.0%}, right {stereo.right:.0%}"
-        f" of audible ticks; silent {stereo.silent:.0%}"
-    )
+_register_dub()
 
 
 def _register_evaluate() -> None:
@@ -223,6 +64,26 @@ def _register_live() -> None:
 _register_live()
 
 
+def _register_tracks() -> None:
+    from spatial_v2a.inference.tracks_command import tracks
+
+    app.command()(tracks)
+
+
+_register_tracks()
+
+
+def _register_marks() -> None:
+    from spatial_v2a.inference.provenance_command import provenance
+    from spatial_v2a.inference.watermark_command import watermark_app
+
+    app.command()(provenance)
+    app.add_typer(watermark_app, name="watermark")
+
+
+_register_marks()
+
+
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     _keep_memory_flat()
@@ -250,6 +111,7 @@ _M_ARENA_MAX = -8  # malloc.h
 
 def run(arguments: list[str]) -> int:
     """Runs the command line and returns its exit code."""
+    keep_command_line(arguments)
     command = typer.main.get_command(app)
     try:
         code = command.main(

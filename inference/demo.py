@@ -6,7 +6,7 @@ from pathlib import Path
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.files import check_writable
-from spatial_v2a.inference.jobs import DubJob
+from spatial_v2a.inference.jobs import DubJob, Take
 
 DEMO_CHECKPOINT = "stage"
 
@@ -33,8 +33,7 @@ def plan_demo(folder: Path, *, overwrite: bool = False) -> DubJob:
         check_writable(path, overwrite=overwrite)
     return DubJob(
         source=open_video(bundled / "clip.mp4"),
-        out=out,
-        report=report,
+        takes=(Take(out, report),),
         truth=bundled / "geometry.jsonl",
         truth_sound=bundled / "truth.flac",
     )

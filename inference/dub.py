@@ -2,13 +2,19 @@
 
 dubber = Dubber("stage")
 result = dubber.dub(plan_jobs([Path("clip.mp4")])[0])
+
+The ticks give dry sound on disk (`inference/dubbing/dry_sound.py`); from it the files are made.
 """
 
+import errno
+import os
+import shutil
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import av
@@ -16,19 +22,31 @@ import numpy as np
 import soundfile
 import torch
 
+from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.given import given_features, overlay_given
+from spatial_v2a.conditioning.given import GivenTick, given_ticks, overlay_tick
+from spatial_v2a.conditioning.track_edits import MuteGate, TrackEdits
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.ahead import ahead
+from spatial_v2a.inference.dubbing.dry_sound import DrySound
+from spatial_v2a.inference.dubbing.finishing import Finish
+from spatial_v2a.inference.dubbing.stems import StemRecorder, write_stems
+from spatial_v2a.inference.dubbing.take_files import (
+    FinishedTake,
+    TakeNotes,
+    write_take,
+    write_takes_ranking,
+)
 from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
-from spatial_v2a.inference.files import written_whole
 from spatial_v2a.inference.jobs import DubJob
-from spatial_v2a.inference.mux import open_sink
-from spatial_v2a.inference.original_sound import original_energies
-from spatial_v2a.inference.report import PanReport
+from spatial_v2a.inference.marking.manifest import Provenance
+from spatial_v2a.inference.marking.provenance import checkpoint_digest
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.stereo import StereoMeter, StereoSummary, summarize
+from spatial_v2a.stereo import StereoSummary
+
+# With less than this nothing more can be written.
+MIN_FREE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -36,25 +54,62 @@ class DubResult:
     """What a dub made and how long it took.
 
     Attributes:
-        out, report: the files written.
+        takes: the files written, in the order of their seeds.
         duration_s: length of the picture.
-        wall_s: time from the first frame to the finished file.
+        wall_s: time from the first frame to the finished files.
         tick_ms: time of each tick in the model (perception, generator, decoder), milliseconds;
             on a CPU the perception of the next tick runs meanwhile, on a thread of its own.
-        stereo: the honest stereo figures.
+        extras: further files: the ranking of several takes, stems.
+        ranking: the ranking in words, or nothing.
     """
 
-    out: Path
-    report: Path | None
+    takes: tuple[FinishedTake, ...]
     duration_s: float
     wall_s: float
     tick_ms: np.ndarray
-    stereo: StereoSummary
+    extras: tuple[Path, ...] = ()
+    ranking: str = ""
+
+    @property
+    def out(self) -> Path:
+        """The file of the first take."""
+        return self.takes[0].out
+
+    @property
+    def report(self) -> Path | None:
+        """The pan picture of the first take."""
+        return self.takes[0].report
+
+    @property
+    def stereo(self) -> StereoSummary:
+        """The honest stereo figures of the first take."""
+        return self.takes[0].stereo
 
     @property
     def real_time_factor(self) -> float:
         """Seconds of video per second of work; above 1 is faster than real time."""
         return self.duration_s / self.wall_s
+
+
+@dataclass(frozen=True)
+class SeenTick:
+    """What is seen in one tick.
+
+    Attributes:
+        image_HWC: the picture.
+        features: [1, 1].
+        boxes: those that the features hold, and those that found no slot.
+        fov_deg: horizontal field of view.
+        is_muted: whether every known object is silenced.
+        seconds: time that perception took.
+    """
+
+    image_HWC: np.ndarray
+    features: FrameFeatures
+    boxes: tuple[Box, ...]
+    fov_deg: float
+    is_muted: bool
+    seconds: float
 
 
 class Dubber:
@@ -84,15 +139,16 @@ class Dubber:
         if not 1 <= self.fov_deg <= 175:
             raise UserError(f"field of view {self.fov_deg:g} is not in 1..175 degrees; mend --fov")
         self._max_width = config.max_image_width
+        self._engines: dict[tuple[int, bool], Engine] = {}
 
     def check(self, job: DubJob) -> None:
         """Reads the given geometry of a job to its end, so that a bad line stops nothing later."""
         if job.given is not None:
-            for _ in given_features(job.given, self.model.config.perception):
+            for _ in given_ticks(job.given, self.model.config.perception, job.edits):
                 pass
 
     def dub(self, job: DubJob, *, on_tick: Callable[[int], None] | None = None) -> DubResult:
-        """Writes a job's file, whole or not at all.
+        """Writes a job's files, each whole or not at all.
 
         Args:
             job: from `plan_jobs`.
@@ -101,67 +157,171 @@ class Dubber:
         Raises:
             UserError: the video turns out damaged, or the disk cannot take the output.
         """
-        engine = Engine(self.model, settings=self.settings, is_compiled=True)
-        self.perception.init_state(1)
-        # A second core sees the next tick while the first hears this one.
-        seen = self._perceive(job) if self.device == "cuda" else ahead(self._perceive(job))
-        meter, times_ms, done = StereoMeter(), array("d"), 0
-        pan = None
-        if job.report is not None:
-            config = self.model.config.perception
-            pan = PanReport(config, is_given=job.given is not None, truth=job.truth)
         start = time.perf_counter()
-        try:
-            with written_whole(job.out) as partial, engine_threads(self.device):
-                with open_sink(partial, job.source) as sink, closing(seen):
-                    for features, seconds in seen:
-                        begin = time.perf_counter()
-                        audio_LC = engine.step(features)[0].numpy()
-                        times_ms.append(1e3 * (seconds + time.perf_counter() - begin))
-                        sink.write(audio_LC)
-                        meter.add(audio_LC)
-                        if pan is not None:
-                            pan.add(features)
-                        done += 1
-                        if on_tick is not None:
-                            on_tick(done)
-                wall_s = time.perf_counter() - start
-                # Inside, so that a failing picture leaves no video either.
-                with written_whole(job.report) if job.report else nullcontext() as picture:
-                    if pan is not None:
-                        pan.draw(
-                            picture,
-                            meter.energies_TE,
-                            title=job.source.path.name,
-                            truth_energies_TE=original_energies(job.source, sound=job.truth_sound),
-                        )
-        except (av.error.FFmpegError, soundfile.SoundFileError, OSError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise UserError(f"cannot write {job.out} ({reason}); free space or use -o") from error
+        config = self.model.config.perception
+        notes = TakeNotes(job, config)
+        with told_as_user_error(job.out), ExitStack() as stack:
+            sounds = [stack.enter_context(DrySound(take.out)) for take in job.takes]
+            recorder = StemRecorder(job, config, stack) if job.stems is not None else None
+            tick_ms = self._render(job, sounds, notes, recorder, on_tick)
+            origin = partial(self.origin, job)
+            finished = tuple(
+                write_take(job, take, sound, notes, number, state_origin=origin)
+                for number, (take, sound) in enumerate(zip(job.takes, sounds, strict=True))
+            )
+            table, extras = write_takes_ranking(job, notes)
+            if recorder is not None:
+                finish = finished[0].finish
+                extras += write_stems(job, sounds[0], recorder, finish, origin=origin(0, finish))
         return DubResult(
-            out=job.out,
-            report=job.report,
+            takes=finished,
             duration_s=float(job.source.duration),
-            wall_s=wall_s,
-            tick_ms=np.array(times_ms),
-            stereo=summarize(meter.energies_TE),
+            wall_s=time.perf_counter() - start,
+            tick_ms=tick_ms,
+            extras=extras,
+            ranking=table,
         )
 
-    def _perceive(self, job: DubJob) -> Generator[tuple[FrameFeatures, float], None, None]:
-        """Features [1, 1] of each tick and the seconds they took, decoding not counted."""
-        given = self._given(job.given)
-        for image_HWC in job.source.ticks(max_width=self._max_width):
+    def origin(self, job: DubJob, number: int, finish: Finish, **more: object) -> Provenance | None:
+        """The statement of origin of a job's take, or None where none is wanted.
+
+        Args:
+            job: whose file it goes into.
+            number: of the take.
+            finish: what was done to its mix.
+            more: further settings, as JSON values.
+        """
+        if not job.options.provenance:
+            return None
+        assert self.model.folder is not None
+        mix = job.options.mix.model_dump(mode="json")
+        engine = self.settings.model_dump(mode="json", exclude={"seed"})
+        return Provenance(
+            model=self.model.config.name,
+            checkpoint_sha256=checkpoint_digest(self.model.folder),
+            seed=self.settings.seed + number,
+            command=job.command,
+            settings=engine | mix | asdict(finish) | {"track": job.options.track} | more,
+        )
+
+    def _render(
+        self,
+        job: DubJob,
+        sounds: list[DrySound],
+        notes: TakeNotes,
+        recorder: StemRecorder | None,
+        on_tick: Callable[[int], None] | None,
+    ) -> np.ndarray:
+        """Hears the whole video, once per sound; returns the milliseconds of every tick."""
+        hear = self._hear_takes(len(sounds)) if recorder is None else self._hear_apart(recorder)
+        gates = [MuteGate() for _ in sounds]
+        times_ms = array("d")
+        ticks = self.perceive(job)
+        with engine_threads(self.device), closing(ticks):
+            for tick in ticks:
+                begin = time.perf_counter()
+                audio_BLC = hear(tick)
+                times_ms.append(1e3 * (tick.seconds + time.perf_counter() - begin))
+                heard = [
+                    gate.apply(audio_LC, is_muted=tick.is_muted)
+                    for gate, audio_LC in zip(gates, audio_BLC, strict=True)
+                ]
+                for sound, audio_LC in zip(sounds, heard, strict=True):
+                    sound.write(audio_LC)
+                notes.add(tick.image_HWC, tick.features, heard)
+                if on_tick is not None:
+                    on_tick(len(times_ms))
+        for sound in sounds:
+            sound.complete()
+        return np.array(times_ms)
+
+    def _hear_takes(self, num_takes: int) -> Callable[[SeenTick], np.ndarray]:
+        """What makes of a tick its sound in every take [B, L, 2]."""
+        engine = self.engine(num_takes)
+        return lambda tick: engine.step(tick.features.expand(num_takes)).numpy()
+
+    def _hear_apart(self, recorder: StemRecorder) -> Callable[[SeenTick], np.ndarray]:
+        """What makes of a tick its sound [1, L, 2] and records every object alone."""
+        engine = self.engine(1 + len(recorder.sounds), has_shared_noise=True)
+
+        def hear(tick: SeenTick) -> np.ndarray:
+            features, plays_S, fresh_B = recorder.soloists.assign(
+                tick.features, tick.boxes, fov_deg=tick.fov_deg
+            )
+            if fresh_B.any():
+                engine.reset(fresh_B)
+            audio_BLC = engine.step(features).numpy()
+            recorder.write(audio_BLC[1:], plays_S.numpy())
+            return audio_BLC[:1]
+
+        return hear
+
+    def engine(self, num_streams: int, *, has_shared_noise: bool = False) -> Engine:
+        """An engine as if it were new; each kind is made once, for that takes seconds."""
+        kind = (num_streams, has_shared_noise)
+        if kind not in self._engines:
+            self._engines[kind] = Engine(
+                self.model,
+                num_streams=num_streams,
+                settings=self.settings,
+                has_shared_noise=has_shared_noise,
+                is_compiled=True,
+            )
+        self._engines[kind].reset()
+        return self._engines[kind]
+
+    def perceive(
+        self, job: DubJob, *, ticks: range | None = None
+    ) -> Generator[SeenTick, None, None]:
+        """What is seen in each tick, from fresh memory; to be closed.
+
+        Args:
+            job: from `plan_jobs`.
+            ticks: those that are wanted; None is all.
+        """
+        self.perception.init_state(1)
+        seen = self._perceive(job, ticks or range(job.source.num_ticks))
+        # A second core sees the next tick while the first hears this one.
+        return seen if self.device == "cuda" else ahead(seen)
+
+    def _perceive(self, job: DubJob, ticks: range) -> Generator[SeenTick, None, None]:
+        """Ticks as they are seen; decoding does not count among their seconds."""
+        given = None if job.given is None else _hold_last(self._given(job.given, job.edits))
+        for number, image_HWC in enumerate(job.source.ticks(max_width=self._max_width)):
+            if number >= ticks.stop:
+                return
+            told = None if given is None else next(given)
+            if number < ticks.start:
+                continue
             begin = time.perf_counter()
             frames_BHWC = torch.from_numpy(image_HWC)[None]
             features = self.perception.step(frames_BHWC, fov_deg=self.fov_deg)
-            if given is not None:
-                features = overlay_given(features, next(given))
-            yield features, time.perf_counter() - begin
+            boxes, fov_deg, is_muted = self.perception.boxes_B[0], self.fov_deg, False
+            if told is not None:
+                features = overlay_tick(features, told, self.model.config.perception)
+                boxes, fov_deg, is_muted = told.boxes, told.fov_deg, told.is_muted
+            seconds = time.perf_counter() - begin
+            yield SeenTick(image_HWC, features, boxes, fov_deg, is_muted, seconds)
 
-    def _given(self, path: Path | None) -> Iterator[FrameFeatures] | None:
-        return (
-            None if path is None else _hold_last(given_features(path, self.model.config.perception))
-        )
+    def _given(self, path: Path, edits: TrackEdits | None) -> Iterator[GivenTick]:
+        return given_ticks(path, self.model.config.perception, edits)
+
+
+@contextmanager
+def told_as_user_error(out: Path) -> Iterator[None]:
+    """Within, what the disk or a codec refuses becomes one line that names the file."""
+    try:
+        yield
+    except (av.error.FFmpegError, soundfile.SoundFileError, OSError) as error:
+        reason = getattr(error, "strerror", None) or error
+        if isinstance(error, soundfile.SoundFileError) and _is_full(out.parent):
+            # The library says no more than "system error".
+            reason = os.strerror(errno.ENOSPC)
+        raise UserError(f"cannot write {out} ({reason}); free space or use -o") from error
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < MIN_FREE_BYTES
 
 
 def resolve_device(name: str) -> str:
@@ -179,7 +339,7 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def _hold_last(items: Iterator[FrameFeatures]) -> Iterator[FrameFeatures]:
+def _hold_last(items: Iterator[GivenTick]) -> Iterator[GivenTick]:
     for item in items:
         yield item
     while True:

@@ -73,6 +73,7 @@ class Engine:
         model: put into eval mode; it stays on its device.
         num_streams: B.
         settings: how sound is drawn.
+        has_shared_noise: all streams draw what the first one draws, each in its own state.
         is_compiled: spends a few seconds to make each tick faster: by OpenVINO on the CPU, or
             traced where it is not installed, as CUDA graphs on a GPU. The samples stay the same,
             with OpenVINO to float32 rounding.
@@ -94,11 +95,13 @@ class Engine:
         *,
         num_streams: int = 1,
         settings: EngineSettings | None = None,
+        has_shared_noise: bool = False,
         is_compiled: bool = False,
     ) -> None:
         self.model = model.eval()
         self.settings = settings or EngineSettings()
         self.num_streams = num_streams
+        self._has_shared_noise = has_shared_noise
         reference = model.latent_mean_D
         self.device, self.dtype = reference.device, reference.dtype
         self.passes, self.state = self._start(is_compiled=is_compiled)
@@ -156,6 +159,21 @@ class Engine:
         self.remember(x_BD, active)
         return audio_BLC
 
+    @torch.inference_mode()
+    def follow(self, features_B1: FrameFeatures, x_BD: Tensor) -> None:
+        """Takes a tick of sound that stands already into the history, instead of drawing it.
+
+        Args:
+            features_B1: perception of the tick, as for `step`.
+            x_BD: normalised latents [B, D] of the sound, without the engine's widening of the pan.
+        """
+        x_BD = x_BD.to(self.device, self.dtype)
+        features = features_B1.map(lambda x: x.to(self.device))
+        v_R1V = self.passes.fuse(features, self.state, None)
+        self.passes.attend(v_R1V, self.state, None)
+        self.passes.decode(x_BD, self.state, None)
+        self.remember(x_BD, None)
+
     def remember(self, x_BD: Tensor, active: Tensor | None) -> None:
         """The pass between frames: the next frame need not wait for it."""
         self.passes.remember(x_BD, self.state, active)
@@ -188,6 +206,8 @@ class Engine:
         for noise_ND, random, is_awake in zip(self._noise_BND, self._random, awake, strict=True):
             if is_awake:
                 torch.randn(noise_ND.shape, generator=random, out=noise_ND)
+        if self._has_shared_noise:
+            self._noise_BND[1:] = self._noise_BND[0]
         shaped_BND = shape_noise(
             self._noise_BND,
             self.model.config.sampler,

@@ -8,18 +8,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.command_options import Stream, command_line
 
 if TYPE_CHECKING:
     from spatial_v2a.conditioning.video import VideoSource
     from spatial_v2a.inference.engine import Weights
     from spatial_v2a.inference.live.figures import Figures
+    from spatial_v2a.inference.live.marks import FileMarks
     from spatial_v2a.inference.live.sinks import LiveSink, PcmFormat
     from spatial_v2a.inference.live.sources import SourceOptions
     from spatial_v2a.model import SpatialV2A
@@ -28,14 +29,6 @@ STATUS_S = 0.25
 # A share of concealed ticks beyond this is worth a word.
 MAX_CONCEALED = 0.01
 SPEAKERS, STDOUT = "speakers", "-"
-
-
-class Stream(StrEnum):
-    """What perception can be left without."""
-
-    depth = "depth"
-    boxes = "boxes"
-    dino = "dino"
 
 
 def live(
@@ -110,6 +103,14 @@ def live(
         list[str] | None,
         typer.Option(help="FFmpeg's option for the source; repeatable.", metavar="KEY=VALUE"),
     ] = None,
+    watermark: Annotated[
+        bool,
+        typer.Option("--watermark/--no-watermark", help="Mark the samples of a file as synthetic."),
+    ] = True,
+    provenance: Annotated[
+        bool,
+        typer.Option("--provenance/--no-provenance", help="Sign where a file comes from (C2PA)."),
+    ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one line of JSON; on stderr with --sink -.")
     ] = False,
@@ -118,6 +119,7 @@ def live(
     ] = False,
 ) -> None:
     """Sound for a picture while it plays; Ctrl-C ends it and leaves a whole file."""
+    from spatial_v2a.inference.live.marks import FileMarks
     from spatial_v2a.inference.live.session import run_fast, run_live, warm_up
     from spatial_v2a.inference.live.sources import SourceOptions, open_source
 
@@ -133,8 +135,9 @@ def live(
     with ExitStack() as stack:
         video = _file_to_race(source, options) if fast else None
         opened = None if fast else stack.enter_context(closing(open_source(source, options)))
-        to = stack.enter_context(_opened_sink(sink, pcm))
-        model = _model(checkpoint, device)
+        marks = FileMarks(watermark, provenance, command_line())
+        to = stack.enter_context(_opened_sink(sink, pcm, marks))
+        model = marks.model = _model(checkpoint, device)
         stream = stack.enter_context(
             model.stream(
                 seed=seed,
@@ -146,6 +149,7 @@ def live(
                 weights=weights or _weights(model, is_fast=fast),
             )
         )
+        marks.settings = stream.settings
         warm_up(stream)
         on_tick = stack.enter_context(_status())
         if video is not None:
@@ -207,7 +211,7 @@ def _file_to_race(source: str, options: "SourceOptions") -> "VideoSource":
 
 
 @contextmanager
-def _opened_sink(sink: str, pcm: "PcmFormat | None") -> Iterator["LiveSink"]:
+def _opened_sink(sink: str, pcm: "PcmFormat | None", marks: "FileMarks") -> Iterator["LiveSink"]:
     """The sink; a file appears under its name when it is whole, or not at all."""
     from spatial_v2a.inference.files import written_whole
     from spatial_v2a.inference.live.sinks import FileSink, PcmSink
@@ -219,8 +223,10 @@ def _opened_sink(sink: str, pcm: "PcmFormat | None") -> Iterator["LiveSink"]:
     elif sink == STDOUT:
         yield PcmSink(sys.stdout.fileno(), pcm or "s16le")
     else:
-        with written_whole(Path(sink)) as partial, closing(FileSink(partial)) as file:
-            yield file
+        with written_whole(Path(sink)) as partial:
+            with closing(FileSink(partial, is_marked=marks.watermark)) as file:
+                yield file
+            marks.sign(partial, out=Path(sink))
 
 
 def _model(checkpoint: str, device: str):

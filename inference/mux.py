@@ -6,7 +6,7 @@ Legend: L samples, C audio channels.
 import io
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -14,12 +14,14 @@ from typing import Protocol, Self
 
 import av
 import numpy as np
-import soundfile
 from av.container import InputContainer, OutputContainer
+from av.stream import Disposition
 
 from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.conditioning.video_scan import open_input, picture_stream
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.sound_file import SOUND_FORMATS, SoundFile
+from spatial_v2a.timing import TIMING
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +36,9 @@ class Packaging:
     options: dict[str, str]
 
 
-# Intensity stereo would replace the phase of one channel, so the AAC encoder may not use it.
-_AAC = ("aac", "fltp", {"b": "256000", "aac_is": "0"})
+# Intensity stereo would replace the phase of one channel, so the AAC encoder may not use it; nor
+# noise substitution, whose noise depends in a decoder on all packets before.
+_AAC = ("aac", "fltp", {"b": "256000", "aac_is": "0", "aac_pns": "0"})
 _FLAC = ("flac", "s32", {})
 PACKAGINGS = {
     ".mp4": Packaging("mp4", *_AAC),
@@ -44,11 +47,27 @@ PACKAGINGS = {
     ".mkv": Packaging("matroska", *_FLAC),
     ".webm": Packaging("webm", "libopus", "flt", {"b": "192000"}),
 }
-SOUND_FORMATS = {".wav": ("WAV", "PCM_24"), ".flac": ("FLAC", "PCM_24")}
-# A RIFF file counts its bytes in 32 bits; longer sound needs its 64-bit form.
-MAX_RIFF_BYTES = 2**32 - 2**16
 # Tags that describe the old file, not its content.
 STALE_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
+
+
+@dataclass(frozen=True)
+class SoundPlan:
+    """Where the new sound lies in its file, and which sound it stands beside.
+
+    Attributes:
+        start, stop: first sample and one past the last, from the picture's start; None is the
+            picture's end.
+        kept: streams of the input's own sound that are copied.
+        tags: language and title of the new track.
+        is_default: whether players choose the new track by themselves.
+    """
+
+    start: int = 0
+    stop: int | None = None
+    kept: tuple[int, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+    is_default: bool = True
 
 
 class SoundSink(Protocol):
@@ -74,21 +93,49 @@ def check_suffix(path: Path) -> None:
         raise UserError(f"cannot write '{path.suffix}' ({path}); use one of {', '.join(known)}")
 
 
-def open_sink(path: Path, source: VideoSource) -> SoundSink:
-    """Opens the file for `source`'s sound; the suffix of `path` says with or without picture."""
+class KeptPackets(Protocol):
+    """Sound packets of an earlier file that stay as they are."""
+
+    def choose(self, packet: av.Packet) -> av.Packet:
+        """The packet to write for the next one that was encoded: itself, or the one that stays."""
+        ...
+
+
+def open_sink(
+    path: Path,
+    source: VideoSource,
+    plan: SoundPlan | None = None,
+    *,
+    kept: KeptPackets | None = None,
+) -> SoundSink:
+    """Opens the file for `source`'s sound; the suffix of `path` says with or without picture.
+
+    A file of sound alone is as long as the picture, whatever `plan` says.
+
+    Args:
+        path: the file to write.
+        source: the video.
+        plan: where the sound lies in a video file, and beside what.
+        kept: for a video file, packets that replace encoded ones.
+    """
     suffix = path.suffix.lower()
     if suffix in SOUND_FORMATS:
         return SoundFile(path, source)
-    return DubbedVideo(path, source)
+    return DubbedVideo(path, source, plan, kept=kept)
 
 
-def kept_streams(source: VideoSource, suffix: str) -> list[int]:
+def kept_streams(source: VideoSource, suffix: str, sound: tuple[int, ...] = ()) -> list[int]:
     """Indices of the input's streams that the container of `suffix` can hold, picture first.
 
     All streams but sound are tried, by writing a header to memory.
 
+    Args:
+        source: the input.
+        suffix: of the file to write.
+        sound: streams of the input's sound that must come along.
+
     Raises:
-        UserError: the container cannot hold the picture itself.
+        UserError: the container cannot hold the picture itself, or one of `sound`.
     """
     packaging = PACKAGINGS[suffix]
     if not source.extent.has_times:
@@ -107,55 +154,47 @@ def kept_streams(source: VideoSource, suffix: str) -> list[int]:
                 f"a {suffix} file cannot hold the {picture.codec_context.name} video of"
                 f" {source.path}; use -o with .mkv or .wav, or convert it to H.264 first"
             )
-        if _can_hold(container, [picture.index, *others], packaging):
-            return [picture.index, *others]
-        return [picture.index] + [
+        for index in sound:
+            name = container.streams[index].codec_context.name
+            if not _can_hold(container, [picture.index, index], packaging) or (
+                # FFmpeg's MP4 writer fails at its end on PCM that comes from another container.
+                packaging.container in ("mp4", "mov")
+                and name.startswith("pcm_")
+                and "mov" not in container.format.name
+            ):
+                raise UserError(
+                    f"a {suffix} file cannot hold the {name} sound track of {source.path}, which is"
+                    " to be kept; use -o with .mkv"
+                )
+        required = [picture.index, *sound]
+        if _can_hold(container, [*required, *others], packaging):
+            return [*required, *others]
+        return required + [
             index for index in others if _can_hold(container, [picture.index, index], packaging)
         ]
-
-
-class SoundFile:
-    """Sound alone, 24 bits, exactly as long as the picture."""
-
-    def __init__(self, path: Path, source: VideoSource) -> None:
-        kind, subtype = SOUND_FORMATS[path.suffix.lower()]
-        timing = source.timing
-        if kind == "WAV" and source.num_samples * timing.num_channels * 3 > MAX_RIFF_BYTES:
-            kind = "RF64"
-        self._left = source.num_samples
-        self._file = soundfile.SoundFile(
-            path, "w", timing.sample_rate_hz, timing.num_channels, subtype, format=kind
-        )
-
-    def write(self, audio_LC: np.ndarray) -> None:
-        """Appends float sound [L, 2]; what reaches past the picture's end is cut."""
-        audio_LC = audio_LC[: self._left]
-        self._left -= len(audio_LC)
-        self._file.write(np.clip(audio_LC, -1.0, 1.0))
-
-    def close(self) -> None:
-        """Completes the file."""
-        self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
 
 
 class DubbedVideo:
     """The picture's own packets with new sound; both are interleaved as the sound arrives."""
 
-    def __init__(self, path: Path, source: VideoSource) -> None:
+    def __init__(
+        self,
+        path: Path,
+        source: VideoSource,
+        plan: SoundPlan | None = None,
+        *,
+        kept: KeptPackets | None = None,
+    ) -> None:
+        plan = plan or SoundPlan()
+        self._kept_sound = kept
         packaging = PACKAGINGS[path.suffix.lower()]
         self._timing = source.timing
-        self._left = source.num_samples
+        self._left = (source.num_samples if plan.stop is None else plan.stop) - plan.start
         self._sent = 0
         self._end_s = source.extent.start_s + source.duration
-        # The sound starts where the picture starts on the file's own clock.
-        self._start = round(source.extent.start_s * source.timing.sample_rate_hz)
-        kept = kept_streams(source, path.suffix.lower())
+        # The sound lies where the picture starts on the file's own clock, or as planned.
+        self._start = round(source.extent.start_s * source.timing.sample_rate_hz) + plan.start
+        indices = kept_streams(source, path.suffix.lower(), plan.kept)
         self._opened = open_input(source.path)
         self._input = self._opened.__enter__()
         # MP4 would state lengths in milliseconds; the audio clock makes them exact.
@@ -164,8 +203,15 @@ class DubbedVideo:
         self._output = av.open(
             str(path), "w", format=packaging.container, container_options=options
         )
-        self._streams = _add_copies(self._input, self._output, kept)
-        self._audio = _add_sound(self._output, packaging, source)
+        # The new track stands before the others, as the one that is played.
+        self._streams = _add_copies(self._input, self._output, indices[:1])
+        if plan.is_default:
+            self._audio = _add_sound(self._output, packaging, plan)
+        self._streams |= _add_copies(
+            self._input, self._output, indices[1:], is_sound_default=not plan.is_default
+        )
+        if not plan.is_default:
+            self._audio = _add_sound(self._output, packaging, plan)
         self._format = packaging.sample_format
         _copy_tags(self._input, self._output)
         self._output.start_encoding()
@@ -184,11 +230,11 @@ class DubbedVideo:
         self._left -= len(audio_LC)
         self._sent += len(audio_LC)
         self._copy_until(Fraction(self._start + self._sent, self._timing.sample_rate_hz))
-        self._output.mux(self._audio.encode(frame))
+        self._write_sound(self._audio.encode(frame))
 
     def close(self) -> None:
         """Flushes the encoder, copies the rest of the picture and completes the file."""
-        self._output.mux(self._audio.encode(None))
+        self._write_sound(self._audio.encode(None))
         self._copy_until(None)
         self._output.close()
         self._opened.__exit__(None, None, None)
@@ -211,6 +257,18 @@ class DubbedVideo:
             # The first error is the one to tell; this file is thrown away.
             log.debug("closing an unfinished file: %s", broken)
         self._opened.__exit__(None, None, None)
+
+    def _write_sound(self, packets: list[av.Packet]) -> None:
+        for packet in packets:
+            self._output.mux_one(packet if self._kept_sound is None else self._choose(packet))
+
+    def _choose(self, packet: av.Packet) -> av.Packet:
+        assert self._kept_sound is not None
+        chosen = self._kept_sound.choose(packet)
+        if chosen is not packet:
+            chosen.pts, chosen.dts, chosen.time_base = packet.pts, packet.dts, packet.time_base
+            chosen.stream = self._audio
+        return chosen
 
     def _copy_until(self, limit_s: Fraction | None) -> None:
         """Copies packets whose decoding time is before the limit; all when it is None."""
@@ -239,32 +297,44 @@ class DubbedVideo:
 
 
 def _add_copies(
-    source: InputContainer, target: OutputContainer, indices: list[int]
+    source: InputContainer,
+    target: OutputContainer,
+    indices: list[int],
+    *,
+    is_sound_default: bool = True,
 ) -> dict[int, av.stream.Stream]:
-    """Streams of `target` that take the packets of `source` as they are, by input index."""
+    """Streams of `target` that take the packets of `source` as they are, by input index.
+
+    Args:
+        source, target: the containers.
+        indices: streams of `source`.
+        is_sound_default: whether a copied sound track may stay the one that is played.
+    """
     copies = {}
     for index in indices:
         original = source.streams[index]
         copy = target.add_stream_from_template(original)
         copy.time_base = original.time_base
         copy.disposition = original.disposition
+        if original.type == "audio" and not is_sound_default:
+            copy.disposition = original.disposition & ~Disposition.default
         tags = {k: v for k, v in original.metadata.items() if k.lower() not in STALE_TAGS}
         copy.metadata.update(tags)
         copies[index] = copy
     return copies
 
 
-def _add_sound(
-    target: OutputContainer, packaging: Packaging, source: VideoSource
-) -> av.AudioStream:
+def _add_sound(target: OutputContainer, packaging: Packaging, plan: SoundPlan) -> av.AudioStream:
     stream = target.add_stream(
         packaging.codec,
-        rate=source.timing.sample_rate_hz,
+        rate=TIMING.sample_rate_hz,
         layout="stereo",
         format=packaging.sample_format,
         options=packaging.options,
     )
-    stream.time_base = Fraction(1, source.timing.sample_rate_hz)
+    stream.time_base = Fraction(1, TIMING.sample_rate_hz)
+    stream.metadata.update(plan.tags)
+    stream.disposition = Disposition.default if plan.is_default else Disposition(0)
     return stream
 
 

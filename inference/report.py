@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
-from spatial_v2a.geometry import azimuth_rad
 from spatial_v2a.panning import law_azimuth_deg
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.stereo import level_dbfs, mid_side_dbfs, pan_curve, summarize
@@ -35,11 +34,11 @@ class PanReport:
         Args:
             config: whose class names the boxes use.
             is_given: whether the boxes are given rather than detected, for the legend.
-            truth: JSONL whose `sources` (else boxes) are the true positions.
+            truth: JSONL whose `sources` are the true positions; its boxes are not.
         """
         self._names = vocabulary_names(config.detector.vocabulary)
         self._is_given = is_given
-        self._truth = _true_bearings(truth, config.default_fov_deg) if truth else {}
+        self._truth = _true_bearings(truth) if truth else {}
         self._boxes = array("d")
         self._tick = 0
 
@@ -124,19 +123,14 @@ def _label_places(axes: Axes, title: str, energies_TE: np.ndarray) -> None:
     axes.legend(loc="upper right", fontsize=8, markerscale=2)
 
 
-def _true_bearings(path: Path, fov_deg: float) -> dict[str, list[tuple[float, float]]]:
-    """(seconds, degrees) of every source by name; a line without `sources` shows its boxes."""
+def _true_bearings(path: Path) -> dict[str, list[tuple[float, float]]]:
+    """(seconds, degrees) of every source by name; boxes are what is used, not what is true."""
     tracks: dict[str, list[tuple[float, float]]] = {}
     with path.open(encoding="utf-8") as file:
         for text in file:
             line = json.loads(text) if text.strip() else {}
-            for source in line.get("sources") or line.get("boxes") or []:
+            for source in line.get("sources") or []:
                 name = f"{source.get('class', 'source')} {source.get('id', '')}".strip()
-                if "azimuth_deg" in source:
-                    bearing_deg = float(source["azimuth_deg"])
-                else:
-                    column = source["x"] + source["w"] / 2
-                    bearing = azimuth_rad(column, float(line.get("fov_deg", fov_deg)))
-                    bearing_deg = float(np.degrees(bearing))
+                bearing_deg = float(source["azimuth_deg"])
                 tracks.setdefault(name, []).append((float(line["t"]), bearing_deg))
     return tracks

@@ -46,6 +46,10 @@ class FrameFeatures:
         """Applies `function` to every tensor."""
         return FrameFeatures(**{f.name: function(getattr(self, f.name)) for f in fields(self)})
 
+    def expand(self, num_streams: int) -> "FrameFeatures":
+        """The same perception of one stream for several."""
+        return self.map(lambda x: x.expand(num_streams, *x.shape[1:]).contiguous())
+
     def without(self, *streams: str) -> "FrameFeatures":
         """Switches whole streams off; names among 'dino', 'depth', 'boxes'.
 

@@ -314,3 +314,28 @@ def test_threads_come_back() -> None:
         assert torch.get_num_threads() == 1
     assert torch.get_num_threads() == 2
     torch.set_num_threads(before)
+
+
+def test_sound_that_is_followed_is_history_like_sound_that_was_drawn(
+    tiny_config: Config, model, monkeypatch
+) -> None:
+    features = random_features(tiny_config, num_streams=1, num_ticks=8)
+    drawing = Engine(model, settings=EngineSettings(seed=4, nfe=1))
+    drawn, draw = [], drawing.passes.draw
+
+    def kept(*arguments):
+        drawn.append(draw(*arguments).clone())
+        return drawn[-1]
+
+    monkeypatch.setattr(drawing.passes, "draw", kept)
+    heard = [drawing.step(tick(features, n)) for n in range(8)]
+    following = Engine(model, settings=EngineSettings(seed=4, nfe=1))
+    for n in range(5):
+        following.follow(tick(features, n), drawn[n])
+        # The noise that drawing would have used up.
+        with torch.inference_mode():
+            following._draw_noise(None)
+    for n in range(5, 8):
+        assert torch.equal(following.step(tick(features, n)), heard[n]), f"tick {n} differs"
+    fresh = Engine(model, settings=EngineSettings(seed=4, nfe=1))
+    assert not torch.equal(fresh.step(tick(features, 5)), heard[5]), "history changes nothing"

@@ -121,6 +121,80 @@ def test_jsonl_that_goes_back_in_time_or_is_missing(tmp_path: Path) -> None:
         list(given_features(tmp_path / "none.jsonl", CONFIG))
 
 
+def bad_box(**more) -> dict:
+    return box_line(0.0, **({"x": 0.1} | more))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ([1, 2], "no object"),
+        ({"t": "0", "boxes": []}, 'no number "t"'),
+        ({"t": True, "boxes": []}, 'no number "t"'),
+        ({"t": -0.5, "boxes": []}, "t -0.5 is before"),
+        ({"t": 0.4, "boxes": []}, "the first t is 0.4; begin"),
+        ({"t": 1.7e12, "boxes": []}, "over a day"),
+        ({"t": 10**400, "boxes": []}, "over a day"),
+        ({"t": float("nan"), "boxes": []}, "holds NaN"),
+        ({"t": 0, "boxes": {"id": 1}}, "boxes is not a list"),
+        ({"t": 0, "boxes": [3]}, "boxes is not a list of objects"),
+        ({"t": 0, "boxes": [], "fov_deg": "wide"}, "fov_deg 'wide'"),
+        ({"t": 0, "boxes": [], "fov_deg": 180}, "fov_deg 180"),
+        (bad_box(x=float("inf")), "holds Infinity"),
+        (bad_box(x="left"), "give numbers"),
+        (bad_box(w=10**400), "give numbers"),
+        (bad_box(w=None), "give numbers"),
+        (bad_box(id=-3), "id -3"),
+        (bad_box(id=1.5), "id 1.5"),
+        (bad_box(id="one"), "id 'one'"),
+        (bad_box(id=None), "id None"),
+        (bad_box(**{"class": ["bell"]}), "unknown class"),
+        (bad_box(score="high"), "give numbers"),
+        (bad_box(score=1.5), "score 1.5"),
+        (bad_box(nearness=-0.1), "nearness -0.1"),
+        (bad_box(mute="yes"), "must be true or false"),
+        (bad_box(solo=1), "must be true or false"),
+        ({"t": 0, "boxes": bad_box()["boxes"] * 2}, "id 1 is there twice"),
+        ({"t": 0, "depth": [["a"]]}, "not a grid of numbers"),
+    ],
+)
+def test_a_wrong_type_or_number_is_named(tmp_path: Path, line, message: str) -> None:
+    path = tmp_path / "g.jsonl"
+    path.write_text("\n" + json.dumps(line) + "\n")
+    with pytest.raises(UserError, match=message) as error:
+        list(given_features(path, CONFIG))
+    assert "line 2" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "has no line"),
+        (b" \n\t\n\n", "has no line"),
+        (b"\x00\xff\xfe", "is not text"),
+        (b"[" * 100_000, "line 1 is not JSON"),
+        (b'{"t": 0, "boxes": [', "line 1 is not JSON"),
+        (b'{"t": ' + b"9" * 5000 + b"}", "line 1 is not JSON"),
+    ],
+    ids=["empty", "blank", "binary", "deep", "cut", "digits"],
+)
+def test_a_file_that_is_no_jsonl(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "g.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        list(given_features(path, CONFIG))
+
+
+def test_byte_order_mark_null_and_whole_float_ids_are_read(tmp_path: Path) -> None:
+    line = box_line(0.0, 0.1, id=1.0) | {"fov_deg": None, "depth": None}
+    path = tmp_path / "g.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(line).encode() + b'\n{"t": 0.1, "boxes": null}\n')
+    features = list(given_features(path, CONFIG))
+    assert [int(f.box_mask_BTK.sum()) for f in features] == [1, 1, 1, 0]
+    bearing = azimuth_rad(0.15, CONFIG.default_fov_deg)
+    assert float(features[0].boxes_BTKF[0, 0, 0, FIELD["azimuth"]]) == pytest.approx(bearing)
+
+
 def test_degraded_boxes_are_near_the_truth_and_repeatable() -> None:
     truth = [[Box(1, 4, 0.5, 0.5, 0.2, 0.4)] for _ in range(600)]
     first, again = (Degrader(CONFIG, np.random.default_rng(3))(truth) for _ in range(2))

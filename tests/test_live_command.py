@@ -18,7 +18,8 @@ from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.inference.cli import run
 from spatial_v2a.inference.dub import Dubber
 from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.jobs import plan_jobs
+from spatial_v2a.inference.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.marking.reading import State, read_provenance
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -52,11 +53,13 @@ def names(folder: Path) -> list[str]:
 
 
 def test_a_fast_file_has_the_samples_of_dub(tmp_path, clip, checkpoint, capfd) -> None:
-    (job,) = plan_jobs([clip], out=tmp_path / "dub.wav")
+    plain = DubOptions(watermark=False, provenance=False)
+    (job,) = plan_jobs([clip], out=tmp_path / "dub.wav", options=plain)
     Dubber(checkpoint, settings=EngineSettings(seed=4, nfe=1), device="cpu").dub(job)
     capfd.readouterr()
     out = tmp_path / "live.wav"
-    words = ["--source", clip, "--sink", out, "--checkpoint", checkpoint, "--seed", 4, "--fast"]
+    words = ["--source", clip, "--sink", out, "--checkpoint", checkpoint, "--seed", 4, "--fast",
+             "--no-watermark", "--no-provenance"]  # fmt: skip
     assert live(*words, "--json") == 0
     said = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert out.read_bytes() == job.out.read_bytes()
@@ -157,3 +160,19 @@ def test_speakers_without_sounddevice_are_refused(clip, checkpoint, capfd, monke
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert live("--source", clip, "--checkpoint", checkpoint) == 2
     assert 'pip install "spatial-v2a[live]"' in capfd.readouterr().err
+
+
+def test_a_file_of_live_sound_is_marked_and_signed(tmp_path, clip, checkpoint, capfd) -> None:
+    plain, marked = tmp_path / "plain.wav", tmp_path / "marked.wav"
+    words = ["--source", clip, "--checkpoint", checkpoint, "--fast", "--sink"]
+    assert live(*words, plain, "--no-watermark", "--no-provenance") == 0
+    assert live(*words, marked) == 0
+    before, after = (soundfile.read(path)[0] for path in (plain, marked))
+    assert before.shape == after.shape
+    changed_db = 10 * np.log10(np.mean((after - before) ** 2) / np.mean(before**2))
+    assert -45 < changed_db < -30, f"the mark is {changed_db:.1f} dB below the sound"
+    report = read_provenance(marked)
+    assert report is not None and report.provenance is not None
+    assert (report.state, report.provenance.model) == (State.valid, "tiny")
+    assert report.provenance.command.startswith("spatial-v2a live --nfe 1 --source")
+    assert read_provenance(plain) is None

@@ -14,7 +14,7 @@ from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.frame_stream import find_frame_stream
 from spatial_v2a.inference.dub import Dubber
 from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.jobs import plan_jobs
+from spatial_v2a.inference.jobs import DubOptions, plan_jobs
 from spatial_v2a.inference.stream import Stream
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -70,7 +70,8 @@ def test_a_tick_is_1600_float_samples_of_two_channels(stream: Stream) -> None:
 def test_the_samples_are_those_of_dub(tmp_path: Path, checkpoint: Path, stream: Stream) -> None:
     clip = tmp_path / "clip.mp4"
     write_video(clip, pictures(), 30)
-    (job,) = plan_jobs([clip], out=tmp_path / "clip.wav")
+    unmarked = DubOptions(watermark=False)
+    (job,) = plan_jobs([clip], out=tmp_path / "clip.wav", options=unmarked)
     Dubber(checkpoint, settings=EngineSettings(seed=2, nfe=1), device="cpu").dub(job)
     dubbed = soundfile.read(job.out, dtype="float32")[0]
     pushed = heard(stream, open_video(clip).ticks(max_width=stream.max_width))

@@ -9,7 +9,8 @@ import soundfile
 from numpy.typing import NDArray
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.mux import MAX_RIFF_BYTES, SOUND_FORMATS
+from spatial_v2a.inference.marking.watermark import Watermarker
+from spatial_v2a.inference.sound_file import MAX_RIFF_BYTES, SOUND_FORMATS
 from spatial_v2a.timing import TIMING
 
 PcmFormat = Literal["s16le", "f32le"]
@@ -51,13 +52,17 @@ class FileSink:
     Args:
         path: its suffix is .wav or .flac.
         max_bytes: size at which a WAV file is full.
+        is_marked: whether the samples get the watermark.
     """
 
     delay_s, num_gaps = 0.0, 0
 
-    def __init__(self, path: Path, *, max_bytes: int = MAX_RIFF_BYTES) -> None:
+    def __init__(
+        self, path: Path, *, max_bytes: int = MAX_RIFF_BYTES, is_marked: bool = False
+    ) -> None:
         kind, subtype = SOUND_FORMATS[path.suffix.lower()]
         bytes_left = max_bytes if kind == "WAV" else 2**62
+        self._marker = Watermarker() if is_marked else None
         self._num_left = bytes_left // (TIMING.num_channels * BYTES_PER_SAMPLE)
         self._file = soundfile.SoundFile(
             path, "w", TIMING.sample_rate_hz, TIMING.num_channels, subtype, format=kind
@@ -67,15 +72,22 @@ class FileSink:
         """As in `LiveSink`; a file that is full is closed to more."""
         if len(audio_LC) > self._num_left:
             raise SinkClosed("a WAV file is full at 4 GB; use .flac for longer sound")
-        try:
-            self._file.write(np.clip(audio_LC, -1.0, 1.0))
-        except soundfile.SoundFileError as error:
-            raise SinkClosed(f"the file cannot grow: {error}") from error
+        self._append(audio_LC if self._marker is None else self._marker.push(audio_LC))
         self._num_left -= len(audio_LC)
 
     def close(self) -> None:
         """Completes the header."""
-        self._file.close()
+        try:
+            if self._marker is not None:
+                self._append(self._marker.flush())
+        finally:
+            self._file.close()
+
+    def _append(self, audio_LC: NDArray[np.float32]) -> None:
+        try:
+            self._file.write(np.clip(audio_LC, -1.0, 1.0))
+        except soundfile.SoundFileError as error:
+            raise SinkClosed(f"the file cannot grow: {error}") from error
 
 
 class PcmSink:

@@ -1,0 +1,86 @@
+"""Options that several commands share, and how they become settings."""
+
+import shlex
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from spatial_v2a.errors import UserError
+
+if TYPE_CHECKING:
+    from spatial_v2a.inference.engine import EngineSettings
+
+
+class Device(StrEnum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Stream(StrEnum):
+    """What perception can be left without."""
+
+    depth = "depth"
+    boxes = "boxes"
+    dino = "dino"
+
+
+Checkpoint = Annotated[
+    str, typer.Option(help="Checkpoint folder, bundled name or hub id.", metavar="NAME")
+]
+Seed = Annotated[int, typer.Option(help="Same seed, same sound.")]
+Nfe = Annotated[
+    int | None,
+    typer.Option(help="Evaluations of the head per tick; default: the checkpoint's own."),
+]
+Guidance = Annotated[
+    float | None,
+    typer.Option(help="Weight of all that is seen; 1 is plain.", show_default="checkpoint's own"),
+]
+SpatialGuidance = Annotated[float, typer.Option(help="Weight of depth and boxes; 1 is plain.")]
+DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU when there is one.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
+
+
+_arguments: list[str] = []
+
+
+def keep_command_line(arguments: list[str]) -> None:
+    """Keeps what was asked for, to be stated in the files that come of it."""
+    _arguments[:] = arguments
+
+
+def command_line() -> str:
+    """The command line as it was given, quoted for a shell."""
+    return shlex.join(["spatial-v2a", *_arguments])
+
+
+def engine_settings(**values: object) -> "EngineSettings":
+    """Settings of the engine from options of the same names.
+
+    Raises:
+        UserError: a value out of range, named as its option.
+    """
+    from spatial_v2a.inference.engine import EngineSettings
+
+    return checked(EngineSettings, **values)
+
+
+def checked(kind: type, **values: object) -> Any:
+    """A strict config from options of the same names.
+
+    Raises:
+        UserError: a value out of range, named as its option.
+    """
+    from pydantic import ValidationError
+
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        flag = "--" + str(first["loc"][0]).replace("_", "-")
+        reason = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"{flag} {first['input']}: {reason}") from error

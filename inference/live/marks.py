@@ -1,0 +1,42 @@
+"""Watermark and statement of origin of a file that live sound goes into."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.marking.manifest import Provenance
+from spatial_v2a.inference.marking.provenance import attach, checkpoint_digest
+from spatial_v2a.model import SpatialV2A
+
+
+@dataclass
+class FileMarks:
+    """What marks a file of live sound as synthetic.
+
+    Attributes:
+        watermark: whether the samples get the mark.
+        provenance: whether a statement of origin is signed.
+        command: the command line, for the statement.
+        model, settings: what made the sound; known after the file was opened.
+    """
+
+    watermark: bool
+    provenance: bool
+    command: str
+    model: SpatialV2A | None = None
+    settings: EngineSettings | None = None
+
+    def sign(self, path: Path, *, out: Path) -> None:
+        """Puts the statement of origin into `path`, which becomes `out`."""
+        if not self.provenance or self.model is None or self.settings is None:
+            return
+        assert self.model.folder is not None
+        settings = self.settings.model_dump(mode="json", exclude={"seed"})
+        origin = Provenance(
+            model=self.model.config.name,
+            checkpoint_sha256=checkpoint_digest(self.model.folder),
+            seed=self.settings.seed,
+            command=self.command,
+            settings=settings | {"is_marked": self.watermark},
+        )
+        attach(path, origin, out=out)

@@ -1,0 +1,1 @@
+"""Marks on synthetic sound: an inaudible watermark, and a signed manifest of the file."""

@@ -1,0 +1,82 @@
+"""`spatial-v2a tracks`: the objects of a video as a file that can be edited and dubbed from.
+
+Run: spatial-v2a tracks VIDEO [-o tracks.jsonl]
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from spatial_v2a.inference.dubbing.track_writer import TracksJob, TracksResult, TrackWriter
+
+# A longer table would push everything else off the screen.
+MAX_ROWS = 40
+
+
+def tracks(
+    video: Annotated[Path, typer.Argument(help="Video file.", metavar="VIDEO")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="JSONL to write, or a folder; default: beside VIDEO."),
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="Whose detector and depth look at it.", metavar="NAME")
+    ] = "stage",
+    fov: Annotated[
+        float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU when there is one.")
+    ] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
+    picture: Annotated[
+        bool, typer.Option("--picture/--no-picture", help="Also draw NAME.tracks.png.")
+    ] = True,
+) -> None:
+    """Writes the objects that VIDEO shows, to edit and to dub with `dub --given`."""
+    from spatial_v2a.inference.dubbing.track_writer import TrackWriter, plan_tracks
+
+    job = plan_tracks(video, out=out, overwrite=overwrite, has_picture=picture)
+    _tell(_run(TrackWriter.from_checkpoint(checkpoint, device=device, fov_deg=fov), job))
+
+
+def _run(writer: "TrackWriter", job: "TracksJob") -> "TracksResult":
+    """Writes one job, with progress on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(job.source.path.name, total=job.source.num_ticks)
+        return writer.write(job, on_tick=lambda done: progress.update(task, completed=done))
+
+
+def _tell(result: "TracksResult") -> None:
+    print(f"wrote {result.out}")
+    if result.picture is not None:
+        print(f"wrote {result.picture}")
+    num = len(result.tracks)
+    print(f"{num} object{'' if num == 1 else 's'} in {result.duration_s:.2f} s of video")
+    if not num:
+        return
+    print(f"{'id':>4}  {'class':<14} {'from':>8} {'to':>8} {'seen':>8} {'share':>6}  bearing")
+    # The objects seen longest, in the order of their ids.
+    shown = sorted(result.tracks, key=lambda track: -track.seen_s)[:MAX_ROWS]
+    for track in sorted(shown, key=lambda track: track.track_id):
+        print(
+            f"{track.track_id:>4}  {track.class_name:<14} {track.first_s:>6.2f} s"
+            f" {track.last_s:>6.2f} s {track.seen_s:>6.2f} s {track.share:>6.0%} "
+            f" {_bearing(track.mean_azimuth_deg)}"
+        )
+    if num > MAX_ROWS:
+        print(f"and {num - MAX_ROWS} that were seen for a shorter time")
+
+
+def _bearing(azimuth_deg: float) -> str:
+    if round(azimuth_deg) == 0:
+        return "centre"
+    return f"{abs(azimuth_deg):.0f} deg {'left' if azimuth_deg > 0 else 'right'}"
