@@ -30,6 +30,7 @@ class Box:
         cx, cy, w, h: fractions of the picture.
         score: confidence 0..1.
         nearness: 0..1, or None to read it from the depth grid.
+        is_held: the object is not seen: this is where it was (`conditioning/hold.py`).
     """
 
     track_id: int
@@ -40,17 +41,42 @@ class Box:
     h: float
     score: float = 1.0
     nearness: float | None = None
+    is_held: bool = False
 
 
 @dataclass
-class _Track:
-    first_tick: int
+class Motion:
+    """Where an object was seen last, and its smoothed velocity.
+
+    Attributes:
+        last_tick: when that was.
+        cx, cy: centre of its box, fractions of the picture.
+        vx, vy: change of them per second.
+        num_steps: times it was seen after the first.
+    """
+
     last_tick: int
     cx: float
     cy: float
     vx: float = 0.0
     vy: float = 0.0
     num_steps: int = 0
+
+    def follow(self, box: Box, tick: int) -> None:
+        """Takes in the object's box in a later tick."""
+        elapsed_s = max(tick - self.last_tick, 1) / TIMING.tick_hz
+        # The first difference is taken whole, later ones by an exponential mean over the past.
+        weight = min(1.0, elapsed_s / VELOCITY_SMOOTHING_S) if self.num_steps else 1.0
+        self.vx += weight * ((box.cx - self.cx) / elapsed_s - self.vx)
+        self.vy += weight * ((box.cy - self.cy) / elapsed_s - self.vy)
+        self.cx, self.cy, self.last_tick = box.cx, box.cy, tick
+        self.num_steps += 1
+
+
+@dataclass
+class _Track:
+    first_tick: int
+    motion: Motion
 
 
 @dataclass
@@ -77,10 +103,11 @@ class BoxTokenBuilder:
     def step(
         self, boxes: list[Box], *, fov_deg: float, nearness_HW: NDArray | None = None
     ) -> BoxTokens:
-        """Tokens of this tick's boxes; when there are more than `max_boxes`, the largest stay.
+        """Tokens of this tick's boxes; when there are more than `max_boxes`, see `slots_of`.
 
         Args:
-            boxes: boxes of this tick with track ids.
+            boxes: boxes of this tick with track ids. A held one keeps the motion that its object
+                had when it was seen last.
             fov_deg: horizontal field of view in degrees.
             nearness_HW: depth grid that fills a missing nearness; without it such boxes get 0.
         """
@@ -98,38 +125,38 @@ class BoxTokenBuilder:
                 near = 0.0 if nearness_HW is None else nearness_in_boxes(nearness_HW, corners)[0]
             age_s = min((self._tick - track.first_tick) / TIMING.tick_hz, MAX_AGE_S)
             bearing = azimuth_rad(box.cx, fov_deg)
-            motion = (track.vx, track.vy, box.score, near, bearing, age_s)
-            tokens.fields_KF[slot] = (box.cx, box.cy, box.w, box.h, *motion)
+            rest = (track.motion.vx, track.motion.vy, box.score, near, bearing, age_s)
+            tokens.fields_KF[slot] = (box.cx, box.cy, box.w, box.h, *rest)
             tokens.class_K[slot] = box.class_index
             tokens.mask_K[slot] = True
         self._tick += 1
-        self._forget_old()
+        self._forget_old({box.track_id for box in boxes})
         return tokens
 
     def _follow(self, box: Box) -> _Track:
         track = self._tracks.get(box.track_id)
         if track is None:
-            track = _Track(self._tick, self._tick, box.cx, box.cy)
+            track = _Track(self._tick, Motion(self._tick, box.cx, box.cy))
             self._tracks[box.track_id] = track
-            return track
-        elapsed_s = max(self._tick - track.last_tick, 1) / TIMING.tick_hz
-        # The first difference is taken whole, later ones by an exponential mean over the past.
-        weight = min(1.0, elapsed_s / VELOCITY_SMOOTHING_S) if track.num_steps else 1.0
-        track.vx += weight * ((box.cx - track.cx) / elapsed_s - track.vx)
-        track.vy += weight * ((box.cy - track.cy) / elapsed_s - track.vy)
-        track.cx, track.cy, track.last_tick = box.cx, box.cy, self._tick
-        track.num_steps += 1
+        elif not box.is_held:
+            track.motion.follow(box, self._tick)
         return track
 
-    def _forget_old(self) -> None:
+    def _forget_old(self, present_ids: set[int]) -> None:
+        """Forgets what was not seen for a second, unless it is held."""
         limit = self._tick - FORGET_AFTER_S * TIMING.tick_hz
-        self._tracks = {i: t for i, t in self._tracks.items() if t.last_tick >= limit}
+        self._tracks = {
+            i: t for i, t in self._tracks.items() if i in present_ids or t.motion.last_tick >= limit
+        }
 
 
 def slots_of(boxes: Sequence[Box], max_boxes: int) -> list[int]:
-    """Which box stands in each slot, as its place in `boxes`: the largest ones, in their order."""
-    largest = sorted(range(len(boxes)), key=lambda i: -boxes[i].w * boxes[i].h)
-    return sorted(largest[:max_boxes])
+    """Which box stands in each slot, as its place in `boxes`: those chosen, in their order.
+
+    Seen boxes come before held ones, large before small.
+    """
+    ranked = sorted(range(len(boxes)), key=lambda i: (boxes[i].is_held, -boxes[i].w * boxes[i].h))
+    return sorted(ranked[:max_boxes])
 
 
 def frame_features(

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,14 @@ from torch import Tensor
 
 from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
-from spatial_v2a.conditioning.boxes import (
-    Detections,
-    YoloDetector,
-    build_yolo11,
-    load_published_yolo11,
-)
 from spatial_v2a.conditioning.depth import DepthEncoder, build_depth, load_depth
+from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
+from spatial_v2a.conditioning.hold import BoxHold
+from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
 from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.conditioning.weights import read_weights
+from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.perception_config import PerceptionConfig
 
@@ -36,23 +35,27 @@ EXTRACT_BATCH = 32
 
 
 class _Stream:
-    """Memory of one stream: its tracker, its box history, and what it saw last."""
+    """Memory of one stream: its tracker, its boxes' history, and what it saw last."""
 
     def __init__(self, config: PerceptionConfig) -> None:
         self.num_ticks = 0
         self.nearness_HW: NDArray | None = None
         self.boxes: list[Box] = []
-        self.tracker = BoxTracker(new_track_score=config.detector.new_track_score)
+        self.tracker = BoxTracker(new_track_score=config.boxes.new_track_score)
+        self.hold = BoxHold(hold_s=config.hold_s)
         self.builder = BoxTokenBuilder(max_boxes=config.max_boxes)
 
     def reset(self) -> None:
         self.num_ticks, self.nearness_HW, self.boxes = 0, None, []
         self.tracker.reset()
+        self.hold.reset()
         self.builder.reset()
 
 
 class Perception:
     """Frozen encoders and the per-stream trackers behind them.
+
+    A box that vanishes is held for `config.hold_s` (`conditioning/hold.py`).
 
     Args:
         config: sizes and thresholds.
@@ -65,7 +68,7 @@ class Perception:
         *,
         dino: DinoEncoder | None,
         depth: DepthEncoder | None,
-        detector: YoloDetector | None,
+        detector: YoloDetector | RtDetrDetector | None,
     ) -> None:
         self.config = config
         self.dino = dino
@@ -134,7 +137,7 @@ class Perception:
 
     @property
     def boxes_B(self) -> tuple[tuple[Box, ...], ...]:
-        """Every stream's tracked boxes of its last tick, also those that found no slot."""
+        """Every stream's boxes of its last tick, held ones behind, also those without a slot."""
         return tuple(tuple(stream.boxes) for stream in self._streams)
 
     def init_state(self, batch_size: int) -> None:
@@ -178,18 +181,29 @@ class Perception:
             frames_THWC: uint8 RGB pictures of one size in order, as an array or an iterable.
             fov_deg: as in `step`.
         """
-        stream = _Stream(self.config)
-        features, waiting = [], []
-        for frame_HWC in frames_THWC:
-            waiting.append(frame_HWC)
-            if len(waiting) == EXTRACT_BATCH:
-                features += self._extract_batch(stream, waiting, fov_deg)
-                waiting = []
-        if waiting:
-            features += self._extract_batch(stream, waiting, fov_deg)
+        features = [features for features, _ in self.look(frames_THWC, fov_deg=fov_deg)]
         if not features:
             raise ValueError("no picture to extract features from")
         return _concatenate(features, dim=1)
+
+    def look(
+        self, frames_THWC: Iterable[NDArray], *, fov_deg: float | None = None
+    ) -> Iterator[tuple[FrameFeatures, tuple[Box, ...]]]:
+        """Every tick of a clip as `step` gives it, from fresh memory, encoders in batches.
+
+        Args:
+            frames_THWC: uint8 RGB pictures of one size in order, as an array or an iterable.
+            fov_deg: as in `step`.
+
+        Yields:
+            Features [1, 1] and the boxes that they were made of, in the order that `slots_of`
+            wants: those seen and those held, also those that found no slot.
+        """
+        stream = _Stream(self.config)
+        for frames in _batches(frames_THWC):
+            ticks = [stream.num_ticks + n for n in range(len(frames))]
+            for one in self._encode(torch.from_numpy(np.stack(frames)), ticks):
+                yield self._features(stream, fov_deg, *one), tuple(stream.boxes)
 
     def fingerprint(self, stream: str) -> str:
         """Sixteen hex digits that change with the settings or the weights behind a stream."""
@@ -202,13 +216,6 @@ class Perception:
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
 
-    def _extract_batch(
-        self, stream: _Stream, frames: list[NDArray], fov_deg: float | None
-    ) -> list[FrameFeatures]:
-        ticks = [stream.num_ticks + n for n in range(len(frames))]
-        encoded = self._encode(torch.from_numpy(np.stack(frames)), ticks)
-        return [self._features(stream, fov_deg, *one) for one in encoded]
-
     def _encode(
         self, frames_BHWC: Tensor, ticks: list[int]
     ) -> list[tuple[Tensor | None, NDArray | None, Detections | None]]:
@@ -220,7 +227,7 @@ class Perception:
                 picture, in turns where they can; where one does not, its result is None.
         """
         nothing = [None] * len(frames_BHWC)
-        looks, depth_every = self.config.detector.every_ticks, self.config.depth.every_ticks
+        looks, depth_every = self.config.boxes.every_ticks, self.config.depth.every_ticks
         sees_boxes = [tick % looks == 0 for tick in ticks]
         sees_depth = [tick == 0 or (tick + 1) % depth_every == 0 for tick in ticks]
         dino = nothing if self.dino is None else self.dino.encode(frames_BHWC).cpu()
@@ -247,7 +254,8 @@ class Perception:
         tokens = None
         if self.detector is not None:
             fov_deg = self.config.default_fov_deg if fov_deg is None else fov_deg
-            boxes = stream.boxes = stream.tracker.step(found)
+            seen = stream.tracker.step(found)
+            boxes = stream.boxes = stream.hold.step(seen, nearness_HW=nearness_HW)
             tokens = [stream.builder.step(boxes, fov_deg=fov_deg, nearness_HW=nearness_HW)]
         grid_1HW = None if nearness_HW is None else nearness_HW[None]
         features = frame_features(self.config, tokens=tokens, nearness_THW=grid_1HW, num_ticks=1)
@@ -255,6 +263,13 @@ class Perception:
             return features
         present = torch.ones(1, 1, dtype=torch.bool)
         return replace(features, dino_BTND=dino_ND.clone()[None, None], has_dino_BT=present)
+
+
+def _batches(frames_THWC: Iterable[NDArray]) -> Iterator[list[NDArray]]:
+    """Pictures in lists of EXTRACT_BATCH, the last one shorter."""
+    frames = iter(frames_THWC)
+    while batch := list(islice(frames, EXTRACT_BATCH)):
+        yield batch
 
 
 def _of_some(
@@ -288,11 +303,19 @@ def _load_depth(folder: Path, config: PerceptionConfig) -> DepthEncoder:
     return DepthEncoder(config.depth, model)
 
 
-def _load_detector(folder: Path, config: PerceptionConfig) -> YoloDetector:
-    settings, num_classes = config.detector, config.num_classes
-    if settings.source is not None:
-        model = load_published_yolo11(settings.source)
+def _load_detector(folder: Path, config: PerceptionConfig) -> YoloDetector | RtDetrDetector:
+    num_classes = config.num_classes
+    if config.boxes_from == "rtdetr":
+        settings = config.rtdetr
+        if settings.source is not None:
+            model = load_published_rtdetr(settings.source)
+        else:
+            model = build_rtdetr(settings, num_classes=num_classes)
+            read_weights(folder, "rtdetr", model)
+        return RtDetrDetector(settings, model, num_classes=num_classes)
+    if config.detector.source is not None:
+        model = load_published_yolo11(config.detector.source)
     else:
-        model = build_yolo11(settings, num_classes=num_classes)
+        model = build_yolo11(config.detector, num_classes=num_classes)
         read_weights(folder, "detector", model)
-    return YoloDetector(settings, model, num_classes=num_classes)
+    return YoloDetector(config.detector, model, num_classes=num_classes)

@@ -5,7 +5,8 @@ JSONL, one line per observation, ordered by time, the first at t = 0:
      "w": 0.1, "h": 0.3, "nearness": 0.5, "score": 1.0, "mute": false}], "depth": [[...], ...]}
 `x`, `y` are the box's top left corner; all are fractions of the picture. `nearness`, `score`,
 `fov_deg`, `depth`, `mute` and `solo` may be left out, other keys (`azimuth_deg`, ...) are not read;
-tick n shows the newest line with t <= n / 30 s.
+tick n shows the newest line with t <= n / 30 s. An object whose box is gone is held for a moment,
+as a detected one is (`conditioning/hold.py`).
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.clip import Clip
-from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.box_fields import (
+    Box,
+    BoxTokenBuilder,
+    BoxTokens,
+    frame_features,
+    slots_of,
+)
 from spatial_v2a.conditioning.given_lines import (
     box_entries,
     depth_grid,
@@ -27,6 +34,7 @@ from spatial_v2a.conditioning.given_lines import (
     marked_boxes,
     read_lines,
 )
+from spatial_v2a.conditioning.hold import BoxHold
 from spatial_v2a.conditioning.track_edits import (
     TrackEditor,
     TrackEdits,
@@ -56,7 +64,7 @@ class Degrade(Protocol):
 
 def clip_boxes(clip: Clip, config: PerceptionConfig) -> list[list[Box]]:
     """The engine's boxes of every tick of a Stage clip, nearness left to the depth grid."""
-    index = {name: i for i, name in enumerate(vocabulary_names(config.detector.vocabulary))}
+    index = {name: i for i, name in enumerate(vocabulary_names(config.boxes.vocabulary))}
     return [
         [entry_box(entry, index, where=f"{clip.meta['key']} tick {n}") for entry in tick["boxes"]]
         for n, tick in enumerate(clip.meta["ticks"])
@@ -68,27 +76,57 @@ def clip_features(
 ) -> FrameFeatures:
     """Boxes and depth of a whole Stage clip as features [1, T]; the DINO stream is absent.
 
+    Vanished boxes are held after `degrade`: the gaps that it makes are bridged as a detector's are,
+    and its false objects stay as long, so that a model is trained on what it will see.
+
     Args:
         clip: a recording with the engine's boxes and depth.
         config: vocabulary, grid and number of slots.
         degrade: makes given boxes as imperfect as detected ones (training.degrade).
     """
+    tokens, _, nearness_THW = _clip_tokens(clip, config, degrade)
+    return frame_features(config, tokens=tokens, nearness_THW=nearness_THW, num_ticks=len(tokens))
+
+
+def clip_ticks(
+    clip: Clip, config: PerceptionConfig, *, degrade: Degrade | None = None
+) -> Iterator[tuple[FrameFeatures, tuple[Box, ...]]]:
+    """The ticks of `clip_features`, one by one, each with its boxes.
+
+    Args:
+        clip, config, degrade: as there.
+
+    Yields:
+        Features [1, 1] and the boxes that they were made of, in the order that `slots_of` wants:
+        those seen and those held, also those that found no slot.
+    """
+    for tokens, boxes, grid in zip(*_clip_tokens(clip, config, degrade), strict=True):
+        features = frame_features(config, tokens=[tokens], nearness_THW=grid[None], num_ticks=1)
+        yield features, tuple(boxes)
+
+
+def _clip_tokens(
+    clip: Clip, config: PerceptionConfig, degrade: Degrade | None
+) -> tuple[list[BoxTokens], list[list[Box]], NDArray]:
+    """Box tokens and the boxes of every tick, and nearness grids [T, H, W] float32."""
     boxes_T = clip_boxes(clip, config)
-    if degrade is not None:
-        boxes_T = degrade(boxes_T)
     nearness_THW = pool_grid(clip.nearness_THW, config.depth.grid)
     if degrade is not None:
+        boxes_T = degrade(boxes_T)
         nearness_THW = degrade.nearness(nearness_THW)
     nearness_THW = nearness_THW.astype(np.float32)
+    hold = BoxHold(hold_s=config.hold_s)
+    boxes_T = [
+        hold.step([replace(box, nearness=None) for box in boxes], nearness_HW=grid)
+        for boxes, grid in zip(boxes_T, nearness_THW, strict=True)
+    ]
     builder = BoxTokenBuilder(max_boxes=config.max_boxes)
     fov_deg = float(clip.meta["fov_deg"])
     tokens = [
-        builder.step(
-            [replace(box, nearness=None) for box in boxes], fov_deg=fov_deg, nearness_HW=grid
-        )
+        builder.step(boxes, fov_deg=fov_deg, nearness_HW=grid)
         for boxes, grid in zip(boxes_T, nearness_THW, strict=True)
     ]
-    return frame_features(config, tokens=tokens, nearness_THW=nearness_THW, num_ticks=len(boxes_T))
+    return tokens, boxes_T, nearness_THW
 
 
 @dataclass(frozen=True)
@@ -99,7 +137,8 @@ class GivenTick:
         features: boxes and depth [1, 1], edited; the DINO stream is absent.
         is_muted: objects are known, and edits silence every one of them.
         silenced: boxes of this tick that edits silence.
-        boxes: those that are left, edited, in the order in which the features were made of them.
+        boxes: those that are left, edited, and behind them those held, in the order in which the
+            features were made of them.
         fov_deg: horizontal field of view.
     """
 
@@ -115,7 +154,8 @@ def given_features(
 ) -> Iterator[FrameFeatures]:
     """Features [1, 1] tick by tick from a Stage clip or the path of a JSONL file.
 
-    A JSONL file ends at the tick of its last line; callers that need more ticks repeat the last.
+    A JSONL file ends at the tick of its last line, or when nothing is held any more; callers that
+    need more ticks repeat the last.
 
     Args:
         source: where the geometry is.
@@ -146,8 +186,9 @@ def given_ticks(
         UserError: as `given_features`.
     """
     path = Path(path)
-    index = {name: i for i, name in enumerate(vocabulary_names(config.detector.vocabulary))}
+    index = {name: i for i, name in enumerate(vocabulary_names(config.boxes.vocabulary))}
     builder, editor = BoxTokenBuilder(max_boxes=config.max_boxes), _editor(path, edits)
+    hold = BoxHold(hold_s=config.hold_s)
     lines = read_lines(path)
     line, where = next(lines, (None, ""))
     if line is None:
@@ -163,7 +204,9 @@ def given_ticks(
             (line, where), following = following, next(lines, None)
         grid_HW = depth_grid(line, config, where=where)
         view = {"fov_deg": line_fov_deg(line, config, where=where), "nearness_HW": grid_HW}
-        boxes = editor.step(marked_boxes(line, index, where=where), **view)
+        heard = editor.step(marked_boxes(line, index, where=where), **view)
+        hold.forget(filter(editor.silences, hold.track_ids))
+        boxes = hold.step(heard, nearness_HW=grid_HW, silenced=editor.silenced)
         features = frame_features(
             config,
             tokens=[builder.step(boxes, **view)],
@@ -174,7 +217,7 @@ def given_ticks(
             features, editor.is_muted, tuple(editor.silenced), tuple(boxes), view["fov_deg"]
         )
         tick += 1
-        if following is None:
+        if following is None and not any(box.is_held for box in boxes):
             return
 
 
@@ -203,7 +246,9 @@ def overlay_tick(
         config: whose patch grid it has.
     """
     given = tick.features
-    heard_K4 = given.boxes_BTKF[0, 0, given.box_mask_BTK[0, 0], :4].numpy()
+    # A held object is not in the picture: there is nothing of it to be kept.
+    seen = [not tick.boxes[i].is_held for i in slots_of(tick.boxes, config.max_boxes)]
+    heard_K4 = given.boxes_BTKF[0, 0, : len(seen), :4].numpy()[seen]
     shown = overlay_given(features, given)
     return hide_boxes(shown, tick.silenced, heard_K4, grid_width=config.dino.grid[1])
 

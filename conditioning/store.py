@@ -1,7 +1,7 @@
 """Feature store: what frozen perception saw in each clip, computed once and kept in a folder.
 
 One uncompressed .npz per clip (16-bit floats), and `perception.json` with the fingerprint of the
-encoders that made them, so that two sets of encoders are never mixed.
+encoders and settings that made them, so that two kinds of features are never mixed.
 """
 
 import json
@@ -33,14 +33,16 @@ class FeatureStore:
         """Marks the folder as made by these encoders.
 
         Raises:
-            UserError: the folder holds features of other encoders, or cannot be written.
+            UserError: the folder holds features of other encoders or settings, or cannot be
+                written.
         """
         identity = {name: perception.fingerprint(name) for name in perception.streams}
         path = self.folder / IDENTITY_NAME
         if path.is_file():
             if json.loads(path.read_text(encoding="utf-8")) != identity:
                 raise UserError(
-                    f"{self.folder} holds features of other encoders; give another --store folder"
+                    f"{self.folder} holds features of other encoders or perception settings; "
+                    "give another --store folder"
                 )
             return
         try:

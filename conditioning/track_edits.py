@@ -144,12 +144,13 @@ class TrackEditor:
         moved = [self._moved(box, fov_deg, nearness_HW) for box in heard]
         return [box for box in moved if box is not None]
 
-    def _is_silenced(self, item: MarkedBox) -> bool:
-        track_id = item.box.track_id
-        if item.is_mute or track_id in self._edits.mute:
-            return True
+    def silences(self, track_id: int) -> bool:
+        """Whether an object without a box in this tick would be silenced now."""
         soloed = self._marked_solo.union(self._edits.solo)
-        return bool(soloed) and track_id not in soloed
+        return track_id in self._edits.mute or (bool(soloed) and track_id not in soloed)
+
+    def _is_silenced(self, item: MarkedBox) -> bool:
+        return item.is_mute or self.silences(item.box.track_id)
 
     def _moved(self, box: Box, fov_deg: float, nearness_HW: NDArray | None) -> Box | None:
         shift_deg = self._shift_deg.get(box.track_id)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.conditioning.box_fields import Box
-from spatial_v2a.conditioning.boxes import Detections
+from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.timing import TIMING
 
 # Boxes are enlarged before overlap is measured, so that small fast objects are not lost.
@@ -66,7 +66,7 @@ class BoxTracker:
         self._next_id = 1
 
     def step(self, found: Detections | None) -> list[Box]:
-        """Tracks of this tick; a new object is in the list of the tick that first shows it.
+        """Boxes of this tick's tracks; a new object is there in the tick that first shows it.
 
         Args:
             found: what the detector saw, None when it was not asked: then tracks just move on.
@@ -78,7 +78,9 @@ class BoxTracker:
         if found is not None:
             self._match(found)
         self._tracks = [t for t in self._tracks if t.ticks_unseen <= FORGET_AFTER_TICKS]
-        return [_visible(track) for track in self._tracks if _is_shown(track)]
+        shown = [_visible(track) for track in self._tracks if _is_shown(track)]
+        # At the very edge nothing may be left of a box.
+        return [box for box in shown if box.w > 0 and box.h > 0]
 
     def _match(self, found: Detections) -> None:
         """Gives the detections to the tracks, and begins tracks with those that are left."""

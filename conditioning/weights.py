@@ -1,4 +1,10 @@
-"""perception.safetensors: the compact encoders of a checkpoint folder, one prefix each, 16-bit."""
+"""The compact encoders of a checkpoint folder: 16-bit safetensors, one prefix an encoder.
+
+A detector has a file of its own, for its licence may be another one:
+    perception.safetensors       dino. and depth.
+    detector-yolo.safetensors    detector.
+    detector-rtdetr.safetensors  rtdetr.
+"""
 
 import os
 from pathlib import Path
@@ -11,7 +17,13 @@ from torch import Tensor, nn
 from spatial_v2a.errors import UserError
 
 WEIGHTS_NAME = "perception.safetensors"
-PREFIXES = ("dino", "depth", "detector")
+FILE_OF = {
+    "dino": WEIGHTS_NAME,
+    "depth": WEIGHTS_NAME,
+    "detector": "detector-yolo.safetensors",
+    "rtdetr": "detector-rtdetr.safetensors",
+}
+PREFIXES = tuple(FILE_OF)
 
 
 def write_weights(folder: Path, prefix: str, model: nn.Module) -> Path:
@@ -19,7 +31,7 @@ def write_weights(folder: Path, prefix: str, model: nn.Module) -> Path:
     if prefix not in PREFIXES:
         raise ValueError(f"unknown prefix {prefix!r}; choose from {', '.join(PREFIXES)}")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / WEIGHTS_NAME
+    path = folder / FILE_OF[prefix]
     tensors: dict[str, Tensor] = {}
     if path.is_file():
         with safe_open(path, framework="pt") as file:
@@ -42,17 +54,18 @@ def read_weights(folder: Path, prefix: str, model: nn.Module) -> None:
     Raises:
         UserError: the file is missing, corrupt, or made for another architecture.
     """
-    path = folder / WEIGHTS_NAME
-    if not path.is_file():
-        raise UserError(f"{folder} has no {WEIGHTS_NAME}; fetch the whole checkpoint again")
+    own = folder / FILE_OF[prefix]
+    # Until 2026-11-22 all encoders were in one file.
+    path = own if own.is_file() else folder / WEIGHTS_NAME
     try:
-        with safe_open(path, framework="pt") as file:
-            names = [name for name in file.keys() if name.startswith(f"{prefix}.")]
-            state = {name.removeprefix(f"{prefix}."): file.get_tensor(name) for name in names}
+        state = _read(path, prefix) if path.is_file() else {}
     except SafetensorError as error:
         raise UserError(f"{path} is corrupt ({error}); fetch the checkpoint again") from error
     if not state:
-        raise UserError(f"{path} holds no {prefix} encoder; train it or set its source")
+        raise UserError(
+            f"{folder} has no {own.name} with a {prefix} encoder; fetch the whole checkpoint"
+            " again, train it, or set its source"
+        )
     wanted = model.state_dict()
     wrong = set(wanted) ^ set(state) or {
         name for name, tensor in wanted.items() if tensor.shape != state[name].shape
@@ -63,3 +76,9 @@ def read_weights(folder: Path, prefix: str, model: nn.Module) -> None:
             f"use the config.yaml they were trained with"
         )
     model.load_state_dict(state)
+
+
+def _read(path: Path, prefix: str) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:
+        names = [name for name in file.keys() if name.startswith(f"{prefix}.")]
+        return {name.removeprefix(f"{prefix}."): file.get_tensor(name) for name in names}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.command_options import Detector
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.benchmark.figures import Report
@@ -58,6 +59,7 @@ def bench(
         bool, typer.Option("--torch-compile", help="TorchInductor; minutes to start.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    detector: Detector = None,
     video: Annotated[
         Path | None, typer.Option(help="Video to see; default: a moving 480p picture, made anew.")
     ] = None,
@@ -98,7 +100,7 @@ def bench(
     needed_s = seconds + (WARMUP_TICKS + 2) / TIMING.tick_hz
     # Opened before the weights are loaded, made after: a mistake is told at once.
     footage = nullcontext(open_video(video)) if video else made_video(seconds=needed_s)
-    subject = load_subject(checkpoint=checkpoint, preset=preset, device=device)
+    subject = load_subject(checkpoint=checkpoint, preset=preset, device=device, detector=detector)
     set_attention_backend(subject.model, attention)
     settings = EngineSettings(
         nfe=nfe,
@@ -138,6 +140,7 @@ def _describe(subject: "Subject", settings: "EngineSettings", *, threads: int) -
     model = subject.model
     return {
         "system": subject.name,
+        "detector": model.config.perception.boxes_from,
         "weights": "trained" if subject.has_trained_weights else "random",
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "nfe": settings.nfe or model.config.sampler.nfe,

@@ -2,7 +2,7 @@
 
 import shlex
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,17 @@ class Stream(StrEnum):
     dino = "dino"
 
 
+class HeardObjects(StrEnum):
+    """How several objects in the picture are heard."""
+
+    apart = "apart"
+    together = "together"
+
+
+OBJECTS_HELP = (
+    "How two or more objects in the picture are heard: each by a stream of the engine of its own,"
+    " or all by one."
+)
 Checkpoint = Annotated[
     str, typer.Option(help="Checkpoint folder, bundled name or hub id.", metavar="NAME")
 ]
@@ -41,6 +52,13 @@ Guidance = Annotated[
     typer.Option(help="Weight of all that is seen; 1 is plain.", show_default="checkpoint's own"),
 ]
 SpatialGuidance = Annotated[float, typer.Option(help="Weight of depth and boxes; 1 is plain.")]
+Detector = Annotated[
+    Literal["yolo", "rtdetr"] | None,
+    typer.Option(
+        help="Who finds the boxes: YOLO11 (AGPL-3.0) or RT-DETR (Apache-2.0).",
+        show_default="checkpoint's own",
+    ),
+]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU when there is one.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 

@@ -16,6 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import av
 import numpy as np
@@ -31,6 +32,13 @@ from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.ahead import ahead
 from spatial_v2a.inference.dubbing.dry_sound import DrySound
 from spatial_v2a.inference.dubbing.finishing import Finish
+from spatial_v2a.inference.dubbing.object_mix import (
+    DEFAULT_OBJECTS,
+    NUM_SOLOISTS,
+    ObjectMix,
+    Objects,
+)
+from spatial_v2a.inference.dubbing.soloists import Soloists
 from spatial_v2a.inference.dubbing.stems import StemRecorder, write_stems
 from spatial_v2a.inference.dubbing.take_files import (
     FinishedTake,
@@ -120,6 +128,7 @@ class Dubber:
         perception: its frozen encoders.
         settings: how sound is drawn.
         fov_deg: horizontal field of view assumed for the pictures, degrees.
+        objects: how several objects in the picture are heard.
     """
 
     def __init__(
@@ -129,17 +138,22 @@ class Dubber:
         settings: EngineSettings | None = None,
         device: str = "auto",
         fov_deg: float | None = None,
+        objects: Objects = DEFAULT_OBJECTS,
+        detector: str | None = None,
     ) -> None:
+        if objects not in get_args(Objects):
+            raise UserError(f"objects {objects} is unknown; use {' or '.join(get_args(Objects))}")
         self.device = resolve_device(device)
         self.settings = settings or EngineSettings()
-        self.model = SpatialV2A.from_pretrained(checkpoint).to(self.device)
+        self.objects = objects
+        self.model = SpatialV2A.from_pretrained(checkpoint, detector=detector).to(self.device)
         config = self.model.config.perception
         self.perception = Perception.from_checkpoint(self.model.folder, config).to(self.device)
         self.fov_deg = config.default_fov_deg if fov_deg is None else fov_deg
         if not 1 <= self.fov_deg <= 175:
             raise UserError(f"field of view {self.fov_deg:g} is not in 1..175 degrees; mend --fov")
         self._max_width = config.max_image_width
-        self._engines: dict[tuple[int, bool], Engine] = {}
+        self._engines: dict[tuple[int, int], Engine] = {}
 
     def check(self, job: DubJob) -> None:
         """Reads the given geometry of a job to its end, so that a bad line stops nothing later."""
@@ -201,7 +215,12 @@ class Dubber:
             checkpoint_sha256=checkpoint_digest(self.model.folder),
             seed=self.settings.seed + number,
             command=job.command,
-            settings=engine | mix | asdict(finish) | {"track": job.options.track} | more,
+            settings=engine
+            | {"objects": self.objects, "detector": self.model.config.perception.boxes_from}
+            | mix
+            | asdict(finish)
+            | {"track": job.options.track}
+            | more,
         )
 
     def _render(
@@ -213,21 +232,23 @@ class Dubber:
         on_tick: Callable[[int], None] | None,
     ) -> np.ndarray:
         """Hears the whole video, once per sound; returns the milliseconds of every tick."""
-        hear = self._hear_takes(len(sounds)) if recorder is None else self._hear_apart(recorder)
+        mix = self.object_mix(len(sounds), recorder=recorder)
         gates = [MuteGate() for _ in sounds]
         times_ms = array("d")
         ticks = self.perceive(job)
         with engine_threads(self.device), closing(ticks):
             for tick in ticks:
                 begin = time.perf_counter()
-                audio_BLC = hear(tick)
+                sound_of_tick = mix.step(tick.features, tick.boxes)
                 times_ms.append(1e3 * (tick.seconds + time.perf_counter() - begin))
                 heard = [
                     gate.apply(audio_LC, is_muted=tick.is_muted)
-                    for gate, audio_LC in zip(gates, audio_BLC, strict=True)
+                    for gate, audio_LC in zip(gates, sound_of_tick.mix_NLC, strict=True)
                 ]
                 for sound, audio_LC in zip(sounds, heard, strict=True):
                     sound.write(audio_LC)
+                if recorder is not None:
+                    recorder.add(tick.features, tick.boxes, sound_of_tick, fov_deg=tick.fov_deg)
                 notes.add(tick.image_HWC, tick.features, heard)
                 if on_tick is not None:
                     on_tick(len(times_ms))
@@ -235,36 +256,32 @@ class Dubber:
             sound.complete()
         return np.array(times_ms)
 
-    def _hear_takes(self, num_takes: int) -> Callable[[SeenTick], np.ndarray]:
-        """What makes of a tick its sound in every take [B, L, 2]."""
-        engine = self.engine(num_takes)
-        return lambda tick: engine.step(tick.features.expand(num_takes)).numpy()
+    def object_mix(self, num_takes: int, *, recorder: StemRecorder | None = None) -> ObjectMix:
+        """What makes of ticks their sound in every take, as if it were new.
 
-    def _hear_apart(self, recorder: StemRecorder) -> Callable[[SeenTick], np.ndarray]:
-        """What makes of a tick its sound [1, L, 2] and records every object alone."""
-        engine = self.engine(1 + len(recorder.sounds), has_shared_noise=True)
+        Args:
+            num_takes: take number n draws from seed + n.
+            recorder: wants a soloist for each of its sounds.
+        """
+        # Who does not see boxes cannot tell objects apart.
+        is_apart = self.objects == "apart" and "boxes" not in self.settings.without
+        num_soloists = NUM_SOLOISTS if is_apart else 0
+        if recorder is not None:
+            num_soloists = len(recorder.sounds)
+        num_streams = 1 + num_soloists
+        engine = self._engine(num_takes * num_streams, streams_per_noise=num_streams)
+        soloists = Soloists(num_soloists)
+        return ObjectMix(engine, soloists, num_takes=num_takes, is_apart=is_apart)
 
-        def hear(tick: SeenTick) -> np.ndarray:
-            features, plays_S, fresh_B = recorder.soloists.assign(
-                tick.features, tick.boxes, fov_deg=tick.fov_deg
-            )
-            if fresh_B.any():
-                engine.reset(fresh_B)
-            audio_BLC = engine.step(features).numpy()
-            recorder.write(audio_BLC[1:], plays_S.numpy())
-            return audio_BLC[:1]
-
-        return hear
-
-    def engine(self, num_streams: int, *, has_shared_noise: bool = False) -> Engine:
+    def _engine(self, num_streams: int, *, streams_per_noise: int) -> Engine:
         """An engine as if it were new; each kind is made once, for that takes seconds."""
-        kind = (num_streams, has_shared_noise)
+        kind = (num_streams, streams_per_noise)
         if kind not in self._engines:
             self._engines[kind] = Engine(
                 self.model,
                 num_streams=num_streams,
                 settings=self.settings,
-                has_shared_noise=has_shared_noise,
+                streams_per_noise=streams_per_noise,
                 is_compiled=True,
             )
         self._engines[kind].reset()

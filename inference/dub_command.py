@@ -12,10 +12,13 @@ import typer
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.command_options import (
+    OBJECTS_HELP,
     Checkpoint,
+    Detector,
     Device,
     DeviceName,
     Guidance,
+    HeardObjects,
     Nfe,
     Overwrite,
     Seed,
@@ -68,6 +71,7 @@ def dub(
     without: Annotated[
         list[Stream] | None, typer.Option(help="Leave a stream out; repeatable.")
     ] = None,
+    detector: Detector = None,
     fov: Annotated[
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
     ] = None,
@@ -103,6 +107,10 @@ def dub(
             "--track", help="Add a further sound track, leave the others.", rich_help_panel=MIX
         ),
     ] = False,
+    objects: Annotated[
+        HeardObjects | None,
+        typer.Option(help=OBJECTS_HELP, show_default="apart", rich_help_panel=OBJECTS),
+    ] = None,
     given: Annotated[
         Path | None,
         typer.Option(
@@ -213,6 +221,8 @@ def dub(
             provenance=provenance,
         ),
         fov_deg=fov,
+        objects=None if objects is None else objects.value,
+        detector=detector,
         out=out,
         overwrite=overwrite,
         report=report,
@@ -288,7 +298,7 @@ def _redo(video: Path, recipe: "Recipe", text: str, previous: Path | None) -> No
         options=recipe.options,
         command=recipe.command,
     )
-    dubber = recipe.make_dubber()
+    dubber = replace(recipe, objects=recipe.objects or plan.objects).make_dubber()
     with progress_bars() as progress:
         result = redo(dubber, plan, on_tick=follow(progress, plan.job))
     tell(result)

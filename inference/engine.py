@@ -3,8 +3,8 @@
     engine = Engine(SpatialV2A.from_pretrained("stage"))
     audio_BLC = engine.step(features)          # [B, 1600, 2] for each frame of 1/30 s
 
-Legend: B streams, R rows (streams times guidance branches), N noise draws, D latent width,
-V frame token width, C audio channels, L samples, T ticks.
+Legend: B streams, G groups of S streams that share their noise, R rows (streams times guidance
+branches), N noise draws, D latent width, V frame token width, C audio channels, L samples, T ticks.
 """
 
 import logging
@@ -40,7 +40,8 @@ class EngineSettings(StrictConfig):
     """How the engine draws sound.
 
     Attributes:
-        seed: stream b draws its noise from seed + b, so its sound does not depend on the others.
+        seed: stream b draws its noise from seed + b, so its sound does not depend on the others
+            (where streams share their noise: group b of them).
         nfe: evaluations of the head per tick; None is the checkpoint's own number.
         guidance: weight of everything seen; 1 is plain sampling and costs nothing, None is the
             checkpoint's own weight.
@@ -73,7 +74,9 @@ class Engine:
         model: put into eval mode; it stays on its device.
         num_streams: B.
         settings: how sound is drawn.
-        has_shared_noise: all streams draw what the first one draws, each in its own state.
+        streams_per_noise: so many streams in a row draw what the first of them draws, each in its
+            own state; the first group of them draws from `settings.seed`, the next from the seed
+            after it. A divisor of `num_streams`.
         is_compiled: spends a few seconds to make each tick faster: by OpenVINO on the CPU, or
             traced where it is not installed, as CUDA graphs on a GPU. The samples stay the same,
             with OpenVINO to float32 rounding.
@@ -95,20 +98,21 @@ class Engine:
         *,
         num_streams: int = 1,
         settings: EngineSettings | None = None,
-        has_shared_noise: bool = False,
+        streams_per_noise: int = 1,
         is_compiled: bool = False,
     ) -> None:
+        assert num_streams % streams_per_noise == 0
         self.model = model.eval()
         self.settings = settings or EngineSettings()
         self.num_streams = num_streams
-        self._has_shared_noise = has_shared_noise
+        self._streams_per_noise = streams_per_noise
         reference = model.latent_mean_D
         self.device, self.dtype = reference.device, reference.dtype
         self.passes, self.state = self._start(is_compiled=is_compiled)
         # Drawn in float32 on the CPU whatever the device and type, so that a seed is one sound.
         self._noise_BND = self.passes.example_noise().float().cpu()
-        self._random = [torch.Generator() for _ in range(num_streams)]
-        self._seed(range(num_streams))
+        self._random = [torch.Generator() for _ in range(num_streams // streams_per_noise)]
+        self.restart_noise()
 
     def _start(self, *, is_compiled: bool) -> tuple[Passes, EngineState]:
         """The passes, and eager ones in their place where a compiler fails."""
@@ -160,17 +164,24 @@ class Engine:
         return audio_BLC
 
     @torch.inference_mode()
-    def follow(self, features_B1: FrameFeatures, x_BD: Tensor) -> None:
+    def follow(
+        self, features_B1: FrameFeatures, x_BD: Tensor, where_B: Tensor | None = None
+    ) -> None:
         """Takes a tick of sound that stands already into the history, instead of drawing it.
 
         Args:
             features_B1: perception of the tick, as for `step`.
             x_BD: normalised latents [B, D] of the sound, without the engine's widening of the pan.
+            where_B: the streams that do so, bool [B] on the CPU; the others draw their own, which
+                nobody hears. None is all, and draws no noise.
         """
         x_BD = x_BD.to(self.device, self.dtype)
         features = features_B1.map(lambda x: x.to(self.device))
         v_R1V = self.passes.fuse(features, self.state, None)
-        self.passes.attend(v_R1V, self.state, None)
+        condition = self.passes.attend(v_R1V, self.state, None)
+        if where_B is not None:
+            drawn_BD = self.passes.draw(self._draw_noise(None), condition)
+            x_BD = torch.where(where_B.to(self.device)[:, None], x_BD, drawn_BD)
         self.passes.decode(x_BD, self.state, None)
         self.remember(x_BD, None)
 
@@ -189,25 +200,33 @@ class Engine:
 
     @torch.inference_mode()
     def reset(self, where_B: Tensor | None = None) -> None:
-        """Starts streams anew, noise included; all of them when `where_B` (bool [B]) is None."""
+        """Starts streams anew, noise included; all of them when `where_B` (bool [B]) is None.
+
+        Noise that streams share begins anew with the first of them only.
+        """
         where = None if where_B is None else where_B.to(self.device)
         reset_(self.state.decoder, where)
         reset_(self.state.generator, self.passes.rows(where))
-        chosen = range(self.num_streams) if where_B is None else where_B.nonzero().flatten()
-        self._seed(int(stream) for stream in chosen)
+        self.restart_noise(where_B)
 
-    def _seed(self, streams: Iterator[int] | range) -> None:
-        for stream in streams:
-            self._random[stream].manual_seed(self.settings.seed + stream)
+    def restart_noise(self, where_B: Tensor | None = None) -> None:
+        """Begins the noise of streams anew and leaves their history; arguments as for `reset`."""
+        for stream in range(0, self.num_streams, self._streams_per_noise):
+            if where_B is None or bool(where_B[stream]):
+                group = stream // self._streams_per_noise
+                self._random[group].manual_seed(self.settings.seed + group)
 
     def _draw_noise(self, active_B: Tensor | None) -> Tensor:
-        """Noise [B, N, D] for the sampler; that of idle streams waits."""
-        awake = [True] * self.num_streams if active_B is None else active_B.tolist()
-        for noise_ND, random, is_awake in zip(self._noise_BND, self._random, awake, strict=True):
+        """Noise [B, N, D] for the sampler; that of idle streams waits, shared with its first."""
+        num_shared = self._streams_per_noise
+        firsts = slice(None, None, num_shared)
+        awake = [True] * len(self._random) if active_B is None else active_B[firsts].tolist()
+        first_noise = zip(self._noise_BND[firsts], self._random, awake, strict=True)
+        for noise_ND, random, is_awake in first_noise:
             if is_awake:
                 torch.randn(noise_ND.shape, generator=random, out=noise_ND)
-        if self._has_shared_noise:
-            self._noise_BND[1:] = self._noise_BND[0]
+        groups_GSND = self._noise_BND.unflatten(0, (-1, num_shared))
+        groups_GSND[:, 1:] = groups_GSND[:, :1]
         shaped_BND = shape_noise(
             self._noise_BND,
             self.model.config.sampler,

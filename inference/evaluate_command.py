@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.command_options import OBJECTS_HELP, Detector, HeardObjects
 
 
 class SuiteName(StrEnum):
@@ -62,6 +63,10 @@ def evaluate(
     without: Annotated[
         list[str] | None, typer.Option(help="Stream the model never gets; repeatable.")
     ] = None,
+    objects: Annotated[
+        HeardObjects | None, typer.Option(help=OBJECTS_HELP, show_default="apart")
+    ] = None,
+    detector: Detector = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that make sounds; one a core if absent.")
@@ -87,6 +92,7 @@ def evaluate(
         "--scenario": scenario,
         "--silence": silence,
         "--without": without,
+        "--objects": objects,
         "--jobs": jobs,
         "--classifier": classifier,
         "--validate": validate,
@@ -96,6 +102,8 @@ def evaluate(
     }
     _check_footage(folder, suite=suite, refused=refused_with_footage)
     _check(out, suite=suite, data=data, audio=audio, long_run=long_run)
+    if long_run is not None and objects is not None:
+        raise UserError("--long-run hears all objects together, as live does; leave --objects out")
     if suite is SuiteName.FOOTAGE and folder is not None:
         from spatial_v2a.inference.footage_command import run_footage
 
@@ -108,6 +116,7 @@ def evaluate(
             nfe=nfe,
             device=device,
             fov_deg=fov,
+            detector=detector,
         )
         return
     if long_run is not None:
@@ -122,6 +131,7 @@ def evaluate(
             seed=seed,
             nfe=nfe,
             device=device,
+            detector=detector,
         )
         return
     from spatial_v2a.inference.engine import EngineSettings
@@ -137,9 +147,12 @@ def evaluate(
         folders = _suite_clips(out, data, num_workers=num_jobs) if suite else data
         validate_metric(out, choose_clips(folders, num_clips=clips, scenario=scenario))
         return
+    heard = (objects or HeardObjects.apart).value
     name = checkpoint or (None if audio else "stage")
     settings = EngineSettings(seed=seed, nfe=nfe, without=_streams(without))
-    system = load_system(name, settings=settings, device=device) if name else None
+    system = (
+        load_system(name, settings=settings, device=device, detector=detector) if name else None
+    )
     if suite is not None:
         data = _suite_clips(out, data, num_workers=num_jobs)
     chosen = choose_clips(data, num_clips=clips, scenario=scenario, silence_folders=silence)
@@ -149,7 +162,7 @@ def evaluate(
         out=out,
         system=system,
         rival=audio,
-        plan=Plan(given=given, mirror=mirror, is_brief=brief),
+        plan=Plan(given=given, mirror=mirror, is_brief=brief, objects=heard),
         classifier=_load_classifier(classifier),
         seed=seed,
         num_jobs=num_jobs,
@@ -162,6 +175,8 @@ def evaluate(
         "data": [str(folder) for folder in data],
         "seed": seed,
         "settings": str(system.settings) if system else "none",
+        "objects": heard if system else "none",
+        "detector": system.model.config.perception.boxes_from if system else "none",
         "device": device,
     }
     print(report.run(description))

@@ -19,6 +19,7 @@ def run_footage(
     nfe: int | None,
     device: str,
     fov_deg: float,
+    detector: str | None = None,
 ) -> None:
     """Dubs a folder of footage, scores it and prints the tables; the same command resumes.
 
@@ -31,6 +32,7 @@ def run_footage(
         nfe: denoiser calls per tick; None is the checkpoint's own number.
         device: cpu, cuda or auto.
         fov_deg: horizontal field of view of the pictures, degrees.
+        detector: who finds the boxes, yolo or rtdetr; None is the checkpoint's own choice.
 
     Raises:
         UserError: nothing can be scored, or an option is out of range.
@@ -39,7 +41,9 @@ def run_footage(
         raise UserError(f"field of view {fov_deg:g} is not in 1..175 degrees; mend --fov")
     found = find_footage(folder, out=out)
     chosen = spread(found.candidates, clips)
-    system = load_system(checkpoint, settings=EngineSettings(seed=seed, nfe=nfe), device=device)
+    system = load_system(
+        checkpoint, settings=EngineSettings(seed=seed, nfe=nfe), device=device, detector=detector
+    )
     out.mkdir(parents=True, exist_ok=True)
     suite = FootageSuite(
         found=found,
@@ -57,6 +61,7 @@ def run_footage(
         "settings": str(system.settings),
         "device": device,
         "field of view": f"{fov_deg:g} deg",
+        "detector": system.model.config.perception.boxes_from,
     }
     print(suite.run(description))
     print(f"report: {out / 'report.md'}")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.command_options import Stream, command_line
+from spatial_v2a.inference.command_options import Detector, Stream, command_line
 
 if TYPE_CHECKING:
     from spatial_v2a.conditioning.video import VideoSource
@@ -66,6 +66,7 @@ def live(
     fov: Annotated[
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
     ] = None,
+    detector: Detector = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     weights: Annotated[
         Literal["float32", "int8", "bfloat16"] | None,
@@ -137,7 +138,7 @@ def live(
         opened = None if fast else stack.enter_context(closing(open_source(source, options)))
         marks = FileMarks(watermark, provenance, command_line())
         to = stack.enter_context(_opened_sink(sink, pcm, marks))
-        model = marks.model = _model(checkpoint, device)
+        model = marks.model = _model(checkpoint, device, detector)
         stream = stack.enter_context(
             model.stream(
                 seed=seed,
@@ -229,12 +230,12 @@ def _opened_sink(sink: str, pcm: "PcmFormat | None", marks: "FileMarks") -> Iter
             marks.sign(partial, out=Path(sink))
 
 
-def _model(checkpoint: str, device: str):
+def _model(checkpoint: str, device: str, detector: str | None):
     from spatial_v2a.inference.dub import resolve_device
     from spatial_v2a.model import SpatialV2A
 
     device = resolve_device(device)
-    return SpatialV2A.from_pretrained(checkpoint).to(device)
+    return SpatialV2A.from_pretrained(checkpoint, detector=detector).to(device)
 
 
 @contextmanager

@@ -24,11 +24,12 @@ def run_long(
     seed: int,
     nfe: int | None,
     device: str,
+    detector: str | None = None,
 ) -> None:
     """Dubs a video for minutes on end, with the weights of `live`, and says what changed."""
     source = open_video(video)
     settings = EngineSettings(seed=seed, nfe=nfe)
-    system = load_system(checkpoint, settings=settings, device=device)
+    system = load_system(checkpoint, settings=settings, device=device, detector=detector)
     system.settings = settings.model_copy(update={"weights": fastest_weights(system.device)})
     out.mkdir(parents=True, exist_ok=True)
     result = long_run(
@@ -39,6 +40,7 @@ def run_long(
         progress=lambda line: print(line, flush=True),
     )
     data = {"video": str(video), "video_s": float(source.duration), "seed": seed, "device": device}
+    data["detector"] = system.model.config.perception.boxes_from
     data["engine_weights"] = system.settings.weights
     data |= {"threads": 1 if device == "cpu" else torch.get_num_threads(), **result.as_json()}
     write_text(out / "long_run.json", json.dumps(data, indent=1) + "\n")

@@ -36,7 +36,7 @@ class PanReport:
             is_given: whether the boxes are given rather than detected, for the legend.
             truth: JSONL whose `sources` are the true positions; its boxes are not.
         """
-        self._names = vocabulary_names(config.detector.vocabulary)
+        self._names = vocabulary_names(config.boxes.vocabulary)
         self._is_given = is_given
         self._truth = _true_bearings(truth) if truth else {}
         self._boxes = array("d")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from spatial_v2a.inference.command_options import Detector
+
 if TYPE_CHECKING:
     from spatial_v2a.inference.dubbing.track_writer import TracksJob, TracksResult, TrackWriter
 
@@ -24,6 +26,7 @@ def tracks(
     checkpoint: Annotated[
         str, typer.Option(help="Whose detector and depth look at it.", metavar="NAME")
     ] = "stage",
+    detector: Detector = None,
     fov: Annotated[
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
     ] = None,
@@ -41,7 +44,8 @@ def tracks(
     from spatial_v2a.inference.dubbing.track_writer import TrackWriter, plan_tracks
 
     job = plan_tracks(video, out=out, overwrite=overwrite, has_picture=picture)
-    _tell(_run(TrackWriter.from_checkpoint(checkpoint, device=device, fov_deg=fov), job))
+    writer = TrackWriter.from_checkpoint(checkpoint, device=device, fov_deg=fov, detector=detector)
+    _tell(_run(writer, job))
 
 
 def _run(writer: "TrackWriter", job: "TracksJob") -> "TracksResult":

@@ -67,14 +67,23 @@ def find_checkpoint(path_or_id: str | Path) -> Path:
     raise UserError(f"no checkpoint folder {name}; give a folder, a hub id, or one of: {bundled}")
 
 
-def read_config(folder: Path) -> Config:
-    """Reads the settings of a checkpoint folder, after refusing pickles in it."""
+def read_config(folder: Path, *, detector: str | None = None) -> Config:
+    """Reads the settings of a checkpoint folder, after refusing pickles in it.
+
+    Args:
+        folder: of the checkpoint.
+        detector: who finds the boxes, yolo or rtdetr; None is the checkpoint's own choice.
+
+    Raises:
+        UserError: a pickle, no or bad settings, an unknown detector.
+    """
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise UserError(f"{folder / pickles[0]} is a pickle, which can run code; remove it")
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder / CONFIG_FILE} is missing; give a complete checkpoint folder")
-    return load_config(folder / CONFIG_FILE)
+    config = load_config(folder / CONFIG_FILE)
+    return config if detector is None else config.with_detector(detector)
 
 
 def read_card(folder: Path) -> str:

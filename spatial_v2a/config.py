@@ -13,7 +13,7 @@ from pydantic import ValidationError, model_validator
 from spatial_v2a.autoencoder import AutoencoderConfig
 from spatial_v2a.errors import UserError
 from spatial_v2a.generator import GeneratorConfig
-from spatial_v2a.perception_config import PerceptionConfig
+from spatial_v2a.perception_config import DetectorName, PerceptionConfig
 from spatial_v2a.sampler_config import SamplerConfig
 from spatial_v2a.strict import StrictConfig
 from spatial_v2a.timing import Timing
@@ -47,6 +47,18 @@ class Config(StrictConfig):
                 f"is {self.autoencoder.latent_dim}; make them equal"
             )
         return self
+
+    def with_detector(self, name: str) -> Self:
+        """The same, with boxes found by `yolo` or by `rtdetr`.
+
+        Raises:
+            UserError: another name.
+        """
+        if name not in get_args(DetectorName):
+            known = " or ".join(get_args(DetectorName))
+            raise UserError(f"detector {name!r} is unknown; choose {known}")
+        perception = self.perception.model_copy(update={"boxes_from": name})
+        return self.model_copy(update={"perception": perception})
 
 
 class _Loader(yaml.SafeLoader):

@@ -75,17 +75,22 @@ class SpatialV2A(nn.Module):
         self.latent_std_D.copy_(std_D)
 
     @classmethod
-    def from_pretrained(cls, path_or_id: str | Path = "stage") -> Self:
+    def from_pretrained(
+        cls, path_or_id: str | Path = "stage", *, detector: str | None = None
+    ) -> Self:
         """Rebuilds a model from a checkpoint folder, on the CPU, in float32, in eval mode.
 
         Args:
             path_or_id: a folder, the name of a bundled checkpoint, or a hub id.
+            detector: who finds the boxes, "yolo" (AGPL-3.0) or "rtdetr" (Apache-2.0); None is the
+                checkpoint's own choice.
 
         Raises:
-            UserError: missing or damaged files, a pickle, weights that do not fit the config.
+            UserError: missing or damaged files, a pickle, weights that do not fit the config, an
+                unknown detector.
         """
         folder = find_checkpoint(path_or_id)
-        model = cls(read_config(folder))
+        model = cls(read_config(folder, detector=detector))
         load_into(model, read_tensors(folder, MODEL), where=folder)
         model.folder = folder
         return model.eval()

@@ -2,12 +2,13 @@
 
 from typing import Literal
 
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 
 from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.strict import StrictConfig
 
+DetectorName = Literal["yolo", "rtdetr"]
 VOCABULARY_SIZES = {"stage": len(CLASS_NAMES), "coco": 80}
 
 
@@ -62,16 +63,12 @@ class DepthSettings(StrictConfig):
     every_ticks: PositiveInt = 1
 
 
-class DetectorSettings(StrictConfig):
-    """YOLO11; `source` None means the compact weights of the checkpoint folder.
+class BoxSettings(StrictConfig):
+    """What the settings of every detector have in common.
 
     Attributes:
-        source: a YOLO11 .pt file or published name (yolo11n.pt), or None.
         vocabulary: whose class names the detector and the given boxes use.
         image_height, image_width: letterboxed input in pixels, multiples of 32.
-        depth_multiple, width_multiple: YOLO11's compound scaling of the compact network.
-        num_distance_bins: bins of its box distances (YOLO11 has 16); times the stride they must
-            span half the picture.
         score_threshold: boxes below it are never reported.
         new_track_score: a box needs it to begin a track; weaker boxes only extend tracks.
         nms_iou: overlap above which the weaker of two boxes is dropped, whatever its class.
@@ -79,37 +76,86 @@ class DetectorSettings(StrictConfig):
             move on by themselves.
     """
 
-    source: str | None = None
     vocabulary: Literal["stage", "coco"] = "stage"
     image_height: int = 192
     image_width: int = 256
-    depth_multiple: float = 0.5
-    width_multiple: float = 0.125
-    num_distance_bins: int = 8
     score_threshold: float = 0.1
     new_track_score: float = 0.3
     nms_iou: float = 0.5
     every_ticks: PositiveInt = 1
 
 
+class DetectorSettings(BoxSettings):
+    """YOLO11; `source` None means the compact weights of the checkpoint folder.
+
+    Attributes:
+        source: a YOLO11 .pt file or published name (yolo11n.pt), or None.
+        depth_multiple, width_multiple: YOLO11's compound scaling of the compact network.
+        num_distance_bins: bins of its box distances (YOLO11 has 16); times the stride they must
+            span half the picture.
+    """
+
+    source: str | None = None
+    depth_multiple: float = 0.5
+    width_multiple: float = 0.125
+    num_distance_bins: int = 8
+
+
+class RtDetrSettings(BoxSettings):
+    """RT-DETR; `source` None means the compact weights of the checkpoint folder.
+
+    Attributes:
+        source: hub name or folder of an RT-DETR, RT-DETRv2 or D-FINE for transformers'
+            `from_pretrained`, or None.
+        backbone_widths, backbone_depths: channels and blocks of the four stages of its ResNet.
+        hidden_size, num_heads, num_decoder_layers, num_queries: shape of its transformer.
+    """
+
+    source: str | None = None
+    backbone_widths: tuple[int, int, int, int] = (24, 40, 64, 96)
+    backbone_depths: tuple[int, int, int, int] = (2, 2, 2, 2)
+    hidden_size: int = 64
+    num_heads: int = 4
+    num_decoder_layers: int = 3
+    num_queries: int = 30
+
+
 class PerceptionConfig(StrictConfig):
-    """Everything `Perception` needs besides its weights."""
+    """Everything `Perception` needs besides its weights.
+
+    Attributes:
+        dino, depth: encoders of patches and depth.
+        detector, rtdetr: the two detectors, YOLO11 and RT-DETR.
+        boxes_from: which of them finds the boxes.
+        max_boxes: box slots of the features.
+        default_fov_deg: horizontal field of view where none is told, degrees.
+        hold_s: how long an object is still shown to the model after its box vanished, seconds;
+            0 switches that off.
+    """
 
     dino: DinoSettings = DinoSettings()
     depth: DepthSettings = DepthSettings()
     detector: DetectorSettings = DetectorSettings()
+    rtdetr: RtDetrSettings = RtDetrSettings()
+    boxes_from: DetectorName = "yolo"
     max_boxes: int = 8
     default_fov_deg: float = 90.0
+    hold_s: float = Field(default=1.0, ge=0, le=10)
+
+    @property
+    def boxes(self) -> BoxSettings:
+        """Settings of the detector that finds the boxes."""
+        return self.detector if self.boxes_from == "yolo" else self.rtdetr
 
     @property
     def num_classes(self) -> int:
         """Size of the class vocabulary."""
-        return VOCABULARY_SIZES[self.detector.vocabulary]
+        return VOCABULARY_SIZES[self.boxes.vocabulary]
 
     @property
     def max_image_width(self) -> int:
         """Widest picture an encoder takes; wider ones are scaled down to it where they are read."""
-        return max(part.image_width for part in (self.dino, self.depth, self.detector))
+        return max(part.image_width for part in (self.dino, self.depth, self.boxes))
 
     @property
     def shapes(self) -> PerceptionShapes:

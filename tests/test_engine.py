@@ -339,3 +339,54 @@ def test_sound_that_is_followed_is_history_like_sound_that_was_drawn(
         assert torch.equal(following.step(tick(features, n)), heard[n]), f"tick {n} differs"
     fresh = Engine(model, settings=EngineSettings(seed=4, nfe=1))
     assert not torch.equal(fresh.step(tick(features, 5)), heard[5]), "history changes nothing"
+
+
+def test_streams_that_share_their_noise_draw_what_their_first_draws(
+    tiny_config: Config, model
+) -> None:
+    """Group g of two draws from seed + g; a reset of its second stream leaves the noise alone."""
+    features = random_features(tiny_config, num_streams=4, num_ticks=6)
+    settings = EngineSettings(seed=5, nfe=1)
+    engine = Engine(model, num_streams=4, settings=settings, streams_per_noise=2)
+    heard = [engine.step(tick(features, n)) for n in range(3)]
+    engine.reset(torch.tensor([False, True, False, False]))
+    heard += [engine.step(tick(features, n)) for n in range(3, 6)]
+    for stream in (0, 1, 2, 3):
+        alone = Engine(model, settings=EngineSettings(seed=5 + stream // 2, nfe=1))
+        own = features.map(lambda x, b=stream: x[b : b + 1])
+        for n in range(6):
+            if (stream, n) == (1, 3):
+                noise = alone._random[0].get_state()
+                alone.reset()
+                alone._random[0].set_state(noise)
+            error = (alone.step(tick(own, n))[0] - heard[n][stream]).abs().max().item()
+            assert error < 1e-4, f"stream {stream}, tick {n}: {error:.2e}"
+    one = features.map(lambda x: x[:1].expand(4, *x.shape[1:]).contiguous())
+    engine.reset()
+    a, b, c, d = engine.generate(one)
+    assert torch.allclose(a, b, atol=1e-4) and torch.allclose(c, d, atol=1e-4)
+    assert not torch.allclose(a, c, atol=1e-3)
+
+
+def test_some_streams_follow_while_others_draw(tiny_config: Config, model) -> None:
+    """Who draws is heard as by `step`; who follows, as if it had drawn what it is told."""
+    features = random_features(tiny_config, num_streams=2, num_ticks=5)
+    settings = EngineSettings(seed=4, nfe=1)
+    expected = Engine(model, num_streams=2, settings=settings)
+    engine = Engine(model, num_streams=2, settings=settings)
+    told_TBD = torch.randn(
+        4, 2, len(model.latent_mean_D), generator=torch.Generator().manual_seed(3)
+    )
+    for n in range(4):
+        expected.step(tick(features, n))
+        engine.follow(tick(features, n), told_TBD[n], torch.tensor([True, False]))
+    drawn = expected.step(tick(features, 4))[1]
+    assert torch.equal(engine.step(tick(features, 4))[1], drawn)
+    follower = Engine(model, num_streams=2, settings=settings)
+    for n in range(4):
+        follower.follow(tick(features, n), told_TBD[n])
+    engine.reset()
+    for n in range(4):
+        engine.follow(tick(features, n), told_TBD[n], torch.tensor([True, False]))
+    engine.restart_noise()
+    assert torch.equal(engine.step(tick(features, 4))[0], follower.step(tick(features, 4))[0])

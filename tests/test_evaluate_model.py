@@ -7,13 +7,20 @@ import numpy as np
 import pytest
 
 from spatial_v2a import Config
-from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.evaluate_command import evaluate
+from spatial_v2a.errors import UserError
+from spatial_v2a.inference.command_options import HeardObjects
+from spatial_v2a.inference.dubbing.object_mix import ObjectMix
+from spatial_v2a.inference.dubbing.soloists import Soloists
+from spatial_v2a.inference.engine import Engine, EngineSettings
+from spatial_v2a.inference.evaluate_command import SuiteName, evaluate
 from spatial_v2a.inference.evaluation import longrun, minutes
-from spatial_v2a.inference.evaluation.generate import detect, dub_together, load_system
+from spatial_v2a.inference.evaluation.generate import detect, dub_clips, load_system
 from spatial_v2a.inference.evaluation.longrun_picture import draw_long_run
+from spatial_v2a.inference.evaluation.sounds import Plan, clip_stamp, generate_group
+from spatial_v2a.inference.evaluation.store import SoundStore
 from spatial_v2a.timing import TIMING
 from tests import evaluation_clips as fake
+from tests.test_object_mix import seen as seen_ticks
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 KEYS = ["walk-a", "walk-b"]
@@ -48,6 +55,7 @@ def test_report_of_a_checkpoint_and_its_resume(checkpoint, shards, tmp_path):
     ]
     assert {"mirror_correlation", "mirror_swapped", "silent_scene_dbfs"} <= set(report["checks"])
     assert list(report["checks"]["silent_scene_dbfs"]) == ["still"]
+    assert report["run"]["objects"] == "apart"
     sounds = sorted((tmp_path / "audio" / "model").glob("*.wav"))
     assert [path.stem for path in sounds] == ["still", *KEYS]
     written = [path.stat().st_mtime_ns for path in sounds]
@@ -127,9 +135,57 @@ def test_a_clip_does_not_hear_its_neighbours(checkpoint):
     """Clips of different length in one engine: each is the sound of its own `seed + slot` run."""
     clips = [fake.make_clip("a", fake.path_deg(6, seed=1)), fake.make_clip("b", np.zeros(4))]
     system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
-    features = [detect(system, clip) for clip in clips]
-    together = dub_together(system, features)
-    assert [len(sound_LC) // TIMING.samples_per_tick for sound_LC in together] == [6, 4]
-    for slot, ticks in enumerate(features):
+    seen = [detect(system, clip) for clip in clips]
+    sounds = dub_clips(system, seen)
+    assert [len(sound_LC) // TIMING.samples_per_tick for sound_LC in sounds] == [6, 4]
+    for slot, ticks in enumerate(seen):
         alone = replace(system, settings=EngineSettings(nfe=1, seed=slot))
-        np.testing.assert_allclose(together[slot], dub_together(alone, [ticks])[0], atol=1e-4)
+        np.testing.assert_allclose(sounds[slot], dub_clips(alone, [ticks])[0], atol=1e-4)
+
+
+def test_a_clip_with_two_objects_is_heard_apart_and_changes_no_neighbour(checkpoint, tiny_config):
+    """Neighbours to the bit; the clip itself as alone with its `seed + slot`."""
+    system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
+    clips = [
+        seen_ticks(tiny_config, pictures)
+        for pictures in (["A"] * 6, ["A"] * 2 + ["AB"] * 3, ["A", "B", "-", "C"])
+    ]
+    apart = dub_clips(system, clips)
+    together = dub_clips(system, clips, objects="together")
+    for slot in (0, 2):
+        assert np.abs(apart[slot]).max() > 1e-4 and np.array_equal(apart[slot], together[slot])
+    assert apart[1].shape == together[1].shape
+    assert not np.allclose(apart[1], together[1], atol=1e-4)
+    alone = replace(system, settings=EngineSettings(nfe=1, seed=1))
+    assert np.array_equal(apart[1], dub_clips(alone, [clips[1]])[0])
+    engine = Engine(system.model, num_streams=4, settings=alone.settings, streams_per_noise=4)
+    mix = ObjectMix(engine, Soloists(3))
+    expected = np.concatenate([mix.step(*tick).mix_NLC[0] for tick in clips[1]])
+    assert np.array_equal(apart[1], expected)
+    without = [
+        dub_clips(system, clips, "depth", "boxes", objects=objects)
+        for objects in ("apart", "together")
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(*without, strict=True))
+
+
+def test_sounds_heard_otherwise_are_made_anew(checkpoint, tmp_path):
+    system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
+    clip, store = fake.make_clip("a", fake.path_deg(4, seed=1)), SoundStore(tmp_path)
+    stamps = {}
+    for objects in ("together", "apart"):
+        plan = Plan(given=False, mirror=False, only_model=True, objects=objects)
+        stamps[objects] = clip_stamp(system, clip, slot=0, objects=objects)
+        assert store.notes("model", "a", stamp=stamps[objects]) is None
+        generate_group(system, [clip], store, plan=plan)
+        assert store.notes("model", "a", stamp=stamps[objects]) is not None
+    assert store.notes("model", "a", stamp=stamps["together"]) is None
+
+
+def test_an_option_that_changes_nothing_is_refused(tmp_path):
+    for more in (
+        {"long_run": tmp_path / "v.mp4"},
+        {"suite": SuiteName.FOOTAGE, "folder": tmp_path},
+    ):
+        with pytest.raises(UserError, match="--objects"):
+            evaluate(tmp_path, objects=HeardObjects.apart, **more)

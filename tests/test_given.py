@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder
-from spatial_v2a.conditioning.given import given_features, overlay_given
+from spatial_v2a.conditioning.given import (
+    clip_features,
+    clip_ticks,
+    given_features,
+    given_ticks,
+    overlay_given,
+)
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS
 from spatial_v2a.geometry import (
@@ -21,6 +27,7 @@ from spatial_v2a.geometry import (
 )
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.training.degrade import Degrader
+from tests import evaluation_clips as fake
 
 CONFIG = PerceptionConfig()
 FIELD = {name: i for i, name in enumerate(BOX_FIELDS)}
@@ -84,6 +91,43 @@ def test_jsonl_holds_the_newest_line_and_never_shows_the_future(tmp_path: Path) 
     cx = [float(f.boxes_BTKF[0, 0, 0, 0]) for f in features]
     assert cx == pytest.approx([0.15, 0.15, 0.15, 0.65])
     assert all(bool(f.has_boxes_BT) and not bool(f.has_depth_BT) for f in features)
+
+
+def test_a_file_ends_where_nothing_is_held_any_more(tmp_path: Path) -> None:
+    """Whoever needs more ticks repeats the last one: what it shows would be held for ever."""
+    gone = {"t": 0.2, "boxes": []}
+    path = write_lines(tmp_path / "g.jsonl", [box_line(0.0, 0.02), gone])
+    held = [[box.is_held for box in tick.boxes] for tick in given_ticks(path, CONFIG)]
+    assert held == [[False]] * 6 + [[True]] * 30 + [[]]
+    without = CONFIG.model_copy(update={"hold_s": 0.0})
+    assert [len(tick.boxes) for tick in given_ticks(path, without)] == [1] * 6 + [0]
+    there = write_lines(tmp_path / "there.jsonl", [box_line(0.0, 0.1), box_line(0.2, 0.1)])
+    assert len(list(given_ticks(there, CONFIG))) == 7
+
+
+def test_ticks_of_a_clip_are_its_features_one_by_one_with_their_boxes() -> None:
+    """The source leaves the picture and comes back: it is held where it left."""
+    clip = fake.make_clip("swing", 60.0 * np.sin(2 * np.pi * np.arange(120) / 120))
+    for degrade in (None, 1):
+        faults = [degrade and Degrader(CONFIG, np.random.default_rng(3)) for _ in range(2)]
+        whole = clip_features(clip, CONFIG, degrade=faults[0])
+        ticks = list(clip_ticks(clip, CONFIG, degrade=faults[1]))
+        assert len(ticks) == clip.num_ticks
+        for name, value in vars(whole).items():
+            joined = torch.cat([vars(features)[name] for features, _ in ticks], dim=1)
+            assert torch.equal(joined, value), name
+        for features, boxes in ticks:
+            cx_K = features.boxes_BTKF[0, 0, features.box_mask_BTK[0, 0], FIELD["cx"]]
+            assert cx_K.tolist() == pytest.approx([box.cx for box in boxes])
+    exact = [boxes for _, boxes in clip_ticks(clip, CONFIG)]
+    held = [tick for tick, boxes in enumerate(exact) if any(box.is_held for box in boxes)]
+    there = [bool(tick["boxes"]) for tick in clip.meta["ticks"]]
+    gone = [tick for tick, is_there in enumerate(there) if not is_there]
+    assert held == gone and len(gone) > 50, "both times it is back before a second is over"
+    for tick in held:
+        (box,) = exact[tick]
+        left, right = box.cx - box.w / 2, box.cx + box.w / 2
+        assert left <= 0 < right if tick < 60 else left < 1 <= right, box
 
 
 def test_jsonl_depth_and_overlay(tmp_path: Path) -> None:
@@ -190,7 +234,8 @@ def test_byte_order_mark_null_and_whole_float_ids_are_read(tmp_path: Path) -> No
     path = tmp_path / "g.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(line).encode() + b'\n{"t": 0.1, "boxes": null}\n')
     features = list(given_features(path, CONFIG))
-    assert [int(f.box_mask_BTK.sum()) for f in features] == [1, 1, 1, 0]
+    # Seen for three ticks, then held for a second, though the file has no more lines.
+    assert [int(f.box_mask_BTK.sum()) for f in features] == [1] * 33 + [0]
     bearing = azimuth_rad(0.15, CONFIG.default_fov_deg)
     assert float(features[0].boxes_BTKF[0, 0, 0, FIELD["azimuth"]]) == pytest.approx(bearing)
 

@@ -7,25 +7,20 @@ import numpy as np
 import pytest
 import torch
 
-from spatial_v2a.conditioning.boxes import (
-    Detections,
-    YoloDetector,
-    build_yolo11,
-    import_ultralytics,
-    letterbox,
-    select_boxes,
-)
-from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.box_fields import slots_of
+from spatial_v2a.conditioning.bundle import EXTRACT_BATCH, Perception
 from spatial_v2a.conditioning.depth import (
     DepthEncoder,
     build_depth,
     load_depth,
     nearness_of_prediction,
 )
+from spatial_v2a.conditioning.detections import Detections, letterbox, select_boxes
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.conditioning.weights import WEIGHTS_NAME, write_weights
+from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, import_ultralytics
 from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import PerceptionConfig
@@ -80,6 +75,52 @@ def test_steps_give_what_a_whole_clip_gives(seeing: Perception, frames_THWC: np.
     for name, value in vars(whole).items():
         stepped = torch.cat([getattr(step, name) for step in steps], dim=1)
         torch.testing.assert_close(stepped, value, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def test_a_look_gives_the_boxes_of_every_tick_with_its_features(
+    seeing: Perception, frames_THWC: np.ndarray
+) -> None:
+    """Over more than one batch of the encoders; what has no slot is among the boxes, too."""
+    frames_THWC = np.concatenate([frames_THWC] * 7)
+    assert len(frames_THWC) > EXTRACT_BATCH
+    seen = list(seeing.look(iter(frames_THWC), fov_deg=90.0))
+    whole = seeing.extract(frames_THWC, fov_deg=90.0)
+    assert whole.has_boxes_BT.shape == (1, len(seen))
+    assert max(len(boxes) for _, boxes in seen) > seeing.config.max_boxes
+    for tick, (features, boxes) in enumerate(seen):
+        for name, value in vars(whole).items():
+            assert torch.equal(vars(features)[name], value[:, tick : tick + 1]), name
+        chosen = [boxes[i] for i in slots_of(boxes, seeing.config.max_boxes)]
+        expected = torch.tensor([[box.cx, box.cy, box.w, box.h] for box in chosen])
+        assert torch.equal(features.boxes_BTKF[0, 0, : len(chosen), :4], expected), tick
+
+
+def test_a_vanished_box_is_held_for_a_second_and_a_reset_drops_it(
+    folder: Path, config: PerceptionConfig, frames_THWC: np.ndarray
+) -> None:
+    """Seen for ten ticks, carried on by the tracker for five, held for thirty."""
+    perception = Perception.from_checkpoint(folder, config, streams=["boxes"])
+
+    def shown(num_ticks: int) -> str:
+        marks = {(): ".", (False,): "s", (True,): "h"}
+        found = ""
+        for tick in range(num_ticks):
+            seen = [(0.3, 0.5, 0.9, 2)] if tick < 10 else []
+            perception.detector.detect = lambda _, seen=seen: [detections(*seen)]
+            features = perception.step(frames_THWC[:1], fov_deg=90.0)
+            boxes = perception.boxes_B[0]
+            assert int(features.box_mask_BTK.sum()) == len(boxes)
+            found += marks[tuple(box.is_held for box in boxes)]
+        return found
+
+    perception.init_state(1)
+    assert shown(50) == "s" * 15 + "h" * 30 + "." * 5
+    perception.reset()
+    assert shown(20) == "s" * 15 + "h" * 5
+    perception.reset()
+    perception.detector.detect = lambda _: [detections()]
+    perception.step(frames_THWC[:1], fov_deg=90.0)
+    assert perception.boxes_B == ((),)
 
 
 def test_streams_do_not_meet_and_reset_forgets_one(
@@ -296,5 +337,9 @@ def test_store_keeps_features_and_refuses_other_encoders(
     swapped = Perception(config, dino=other, depth=perception.depth, detector=perception.detector)
     with pytest.raises(UserError, match="other encoders"):
         store.claim(swapped)
+    parts = {"dino": perception.dino, "depth": perception.depth, "detector": perception.detector}
+    unheld = Perception(config.model_copy(update={"hold_s": 0.0}), **parts)
+    with pytest.raises(UserError, match="other encoders or perception settings"):
+        store.claim(unheld)
     with pytest.raises(UserError, match="lacks clip"):
         store.load("walkers-2")

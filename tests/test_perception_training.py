@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 import webdataset
+from safetensors.torch import load_file
 
 from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.clip import clip_to_sample, jpeg_bytes
-from spatial_v2a.conditioning.boxes import Detections
-from spatial_v2a.conditioning.weights import WEIGHTS_NAME
+from spatial_v2a.conditioning.detections import Detections
+from spatial_v2a.conditioning.weights import FILE_OF
 from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError
 from spatial_v2a.training.perception_command import perception, recipe, train_part
@@ -68,16 +69,33 @@ def test_a_crop_moves_boxes_with_the_picture(is_flipped: bool) -> None:
     assert h * 192 == pytest.approx(rows.max() - rows.min() + 1, abs=2.5)
 
 
-@pytest.mark.parametrize("part", ["dino", "depth", "detector"])
+@pytest.mark.parametrize("part", ["dino", "depth", "detector", "rtdetr"])
 def test_each_part_trains_scores_and_resumes(part, shards: Path, tmp_path: Path) -> None:
     config = load_config("tiny").perception
     pool = FramePool([shards], frames_per_clip=2)
     common = {"pool": pool, "out": tmp_path, "seed": 0, "batch_size": 2}
     train_part(part, config, val=None, budget=Budget(num_steps=1), **common)
     train_part(part, config, val=shards, budget=Budget(num_steps=2), **common)
-    assert (tmp_path / "checkpoint" / WEIGHTS_NAME).is_file()
+    assert [p.name for p in (tmp_path / "checkpoint").glob("*.safetensors")] == [FILE_OF[part]]
     assert '"steps": 2' in (tmp_path / "checkpoint" / "perception_metrics.json").read_text()
     assert recipe(part, config).settings.learning_rate > 0
+
+
+def test_an_encoder_is_trained_on_from_a_checkpoint(shards: Path, tmp_path: Path) -> None:
+    """With next to no steps' size the weights stay; without --init they would be random ones."""
+    config = load_config("tiny").perception
+    common = {"pool": FramePool([shards], frames_per_clip=2), "val": None, "batch_size": 2}
+    budget = Budget(num_steps=1)
+    for name in "ab":
+        (tmp_path / name).mkdir()
+    train_part("rtdetr", config, out=tmp_path / "a", budget=budget, seed=0, **common)
+    begin = {"init": tmp_path / "a" / "checkpoint", "learning_rate": 1e-7}
+    train_part("rtdetr", config, out=tmp_path / "b", budget=budget, seed=1, **common, **begin)
+    first, second = (load_file(tmp_path / name / "checkpoint" / FILE_OF["rtdetr"]) for name in "ab")
+    matrices = [name for name, tensor in first.items() if tensor.dim() > 1]
+    assert matrices
+    for name in matrices:
+        torch.testing.assert_close(second[name], first[name], atol=1e-3, rtol=0, msg=name)
 
 
 def test_a_killed_loop_ends_on_the_same_weights(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Stems: every object alone, what they have of the mix, and that together they are the mix."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli import run
 from spatial_v2a.inference.dubbing.separation import WINDOW, divided
+from spatial_v2a.inference.dubbing.sightings import Sightings
 from spatial_v2a.inference.dubbing.soloists import Soloists
 from spatial_v2a.inference.jobs import DubOptions, plan_jobs
 from spatial_v2a.inference.marking.reading import State, read_provenance
@@ -89,44 +91,39 @@ def box(track_id: int, x: float, size: float = 0.2) -> Box:
 def test_every_soloist_sees_its_object_only(tiny_config: Config) -> None:
     soloists = Soloists(tiny_config.perception.max_boxes)
     boxes = [box(7, 0.2), box(9, 0.8)]
-    batch, plays, fresh = soloists.assign(
-        features_of(tiny_config, boxes), tuple(boxes), fov_deg=90.0
-    )
-    counts = batch.box_mask_BTK[:, 0].sum(dim=-1).tolist()
-    assert counts == [2, 1, 1] + [0] * (tiny_config.perception.max_boxes - 2)
-    assert fresh.tolist()[:4] == [False, True, True, False] and plays.tolist()[:3] == [1, 1, 0]
+    seen = soloists.assign(features_of(tiny_config, boxes), tuple(boxes))
+    masks_BK = seen.features.box_mask_BTK[:, 0]
+    assert masks_BK.sum(dim=-1).tolist() == [2, 1, 1] + [0] * (tiny_config.perception.max_boxes - 2)
+    assert seen.fresh_B.tolist()[:4] == [False, True, True, False] and seen.num_objects == 2
     for soloist, track in enumerate(boxes, start=1):
-        seen = batch.boxes_BTKF[soloist, 0][batch.box_mask_BTK[soloist, 0]]
-        assert seen.shape[0] == 1 and float(seen[0, 0]) == pytest.approx(track.cx)
+        fields_KF = seen.features.boxes_BTKF[soloist, 0][masks_BK[soloist]]
+        assert fields_KF.shape[0] == 1 and float(fields_KF[0, 0]) == pytest.approx(track.cx)
     # The one that left keeps its stream, and comes back to it.
     only = [box(9, 0.7)]
-    batch, plays, fresh = soloists.assign(features_of(tiny_config, only), tuple(only), fov_deg=90.0)
-    assert batch.box_mask_BTK[:, 0].sum(dim=-1).tolist()[:3] == [1, 0, 1]
-    assert plays.tolist()[:2] == [True, True] and not fresh.any()
-    batch, _, fresh = soloists.assign(features_of(tiny_config, boxes), tuple(boxes), fov_deg=90.0)
-    assert not fresh.any() and [p.track_id for p in soloists.parts] == [7, 9]
-    bearings = [round(s.azimuth_deg) for s in soloists.sightings[7]]
+    seen = soloists.assign(features_of(tiny_config, only), tuple(only))
+    assert seen.features.box_mask_BTK[:, 0].sum(dim=-1).tolist()[:3] == [1, 0, 1]
+    assert seen.seated.plays_S[:2] == [True, True] and not seen.fresh_B.any()
+    seen = soloists.assign(features_of(tiny_config, boxes), tuple(boxes))
+    assert not seen.fresh_B.any() and not seen.seated.begun
+
+
+def test_only_what_is_seen_is_a_sighting(tiny_config: Config) -> None:
+    sightings = Sightings()
+    held = replace(box(9, 0.8), is_held=True)
+    for boxes in ([box(7, 0.2), box(9, 0.8)], [box(7, 0.2), held], [held]):
+        sightings.add(features_of(tiny_config, boxes), tuple(boxes), fov_deg=90.0)
+    seen = {i: [s.tick for s in found] for i, found in sightings.of_object.items()}
+    assert seen == {7: [0, 1], 9: [0]}
+    bearings = [round(s.azimuth_deg) for s in sightings.of_object[7]]
     assert bearings == [31, 31], "positive to the left"
+    assert sightings.of_object[7][0].nearness == 0.5
 
 
-def test_a_new_object_takes_the_stream_that_was_idle_longest(tiny_config: Config) -> None:
-    soloists = Soloists(2)
-    for ids in ([1, 2], [2], [2, 3], [3, 4]):
-        boxes = [box(track_id, 0.1 + 0.2 * track_id) for track_id in ids]
-        features = features_of(tiny_config, boxes)
-        soloists.assign(features, tuple(boxes), fov_deg=90.0)
-    places = [(p.soloist, p.track_id, p.first_tick) for p in soloists.parts]
-    assert places == [(0, 1, 0), (1, 2, 0), (0, 3, 2), (1, 4, 3)]
-
-
-def test_the_command_writes_stems_that_sum_to_the_dub(
-    tmp_path, checkpoint, capsys, monkeypatch
-) -> None:
-    # PyTorch alone rounds a batch of streams otherwise than one stream.
-    monkeypatch.delenv(SWITCH)
+def write_clip_with_objects(folder: Path) -> tuple[Path, Path]:
+    """A video and objects in it: 1 all the time, 8 for four ticks, and 5 from tick 20 on."""
     from spatial_v2a.class_names import CLASS_NAMES
 
-    clip, given, folder = tmp_path / "clip.mp4", tmp_path / "g.jsonl", tmp_path / "stems"
+    clip, given = folder / "clip.mp4", folder / "g.jsonl"
     write_video(clip, (np.full((32, 48, 3), 5 * n, np.uint8) for n in range(48)), 30)
     lines = []
     for tick in range(48):
@@ -137,9 +134,20 @@ def test_the_command_writes_stems_that_sum_to_the_dub(
             boxes += [{"id": 8, "class": CLASS_NAMES[2], "x": 0.4, "y": 0.3, "w": 0.1, "h": 0.1}]
         lines.append(json.dumps({"t": tick / 30, "boxes": boxes}))
     given.write_text("\n".join(lines))
+    return clip, given
+
+
+@pytest.mark.parametrize("objects", ["apart", "together"])
+def test_the_command_writes_stems_that_sum_to_the_dub(
+    tmp_path, checkpoint, capsys, monkeypatch, objects: str
+) -> None:
+    # PyTorch alone rounds a batch of streams otherwise than one stream.
+    monkeypatch.delenv(SWITCH)
+    clip, given = write_clip_with_objects(tmp_path)
+    folder = tmp_path / "stems"
     out = tmp_path / "out.wav"
     words = ["dub", str(clip), "-o", str(out), "--checkpoint", str(checkpoint), "--nfe", "1",
-             "--given", str(given), "--stems", str(folder)]  # fmt: skip
+             "--given", str(given), "--objects", objects, "--stems", str(folder)]  # fmt: skip
     assert run(words) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     listing = json.loads((folder / "stems.json").read_text())
@@ -159,6 +167,7 @@ def test_the_command_writes_stems_that_sum_to_the_dub(
         assert f"wrote {folder / entry['sound']}" in said
     report = read_provenance(folder / "mix.flac")
     assert report is not None and report.state == State.valid
+    assert report.provenance is not None and report.provenance.settings["objects"] == objects
     # The same seed without stems is the same sound.
     plain = tmp_path / "plain.wav"
     assert run([*words[:3], str(plain), *words[4:-2]]) == 0

@@ -17,6 +17,8 @@ from typer.testing import CliRunner
 from spatial_v2a import Config
 from spatial_v2a.checkpoint import find_checkpoint, read_config
 from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.conditioning.given import given_features, given_ticks, overlay_tick
 from spatial_v2a.conditioning.track_edits import (
     FADE_MS,
@@ -50,6 +52,7 @@ from tests.tiny_checkpoint import shaken
 CONFIG = PerceptionConfig()
 FIELD = {name: i for i, name in enumerate(BOX_FIELDS)}
 NUM_TICKS = 24
+SEEN_TICKS = 16
 FOV_DEG = 70.0
 
 
@@ -69,6 +72,17 @@ def clip(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     demo = open_video(Path(str(resources.files("spatial_v2a") / "bundled" / "demo" / "clip.mp4")))
     write_video(path, islice(demo.ticks(), NUM_TICKS), TIMING.tick_hz)
+    return path
+
+
+@pytest.fixture(scope="module")
+def emptied(tmp_path_factory) -> Path:
+    """A clip whose picture is grey after a while: its object vanishes, and stays away."""
+    path = tmp_path_factory.mktemp("emptied") / "emptied.mp4"
+    demo = open_video(Path(str(resources.files("spatial_v2a") / "bundled" / "demo" / "clip.mp4")))
+    images = list(islice(demo.ticks(), SEEN_TICKS))
+    images += [np.full_like(images[0], 110)] * (2 * TIMING.tick_hz - SEEN_TICKS)
+    write_video(path, images, TIMING.tick_hz)
     return path
 
 
@@ -134,24 +148,94 @@ def ids_of(line: dict) -> set[int]:
     return {entry["id"] for entry in line["boxes"]}
 
 
-def test_an_unedited_file_gives_the_features_of_the_picture_bit_by_bit(
-    written: TracksResult, dubber: Dubber, clip: Path
-) -> None:
-    perception, config = dubber.perception, dubber.model.config.perception
+def compare(perception: Perception, clip: Path, tracks: Path) -> str:
+    """Holds the features of a picture against those of its tracks, tick by tick, to the bit.
+
+    Returns a letter for every tick: h where a box is held, s where boxes are seen only, or a dot.
+    """
+    config, found = perception.config, ""
     perception.init_state(1)
-    given = list(given_features(written.out, config))
+    given = list(given_features(tracks, config))
     images = list(open_video(clip).ticks(max_width=config.max_image_width))
-    assert len(given) == len(images)
-    for tick, (image_HWC, told) in enumerate(zip(images, given, strict=True)):
+    assert len(read(tracks)) == len(images) <= len(given)
+    for tick, (image_HWC, told) in enumerate(zip(images, given, strict=False)):
         seen = perception.step(torch.from_numpy(image_HWC)[None], fov_deg=FOV_DEG)
         for name in ("boxes_BTKF", "class_BTK", "box_mask_BTK", "depth_BTHW", "has_boxes_BT"):
             a, b = getattr(seen, name), getattr(told, name)
             assert torch.equal(a, b), f"tick {tick}: {name} differs by {(a * 1.0 - b).abs().max()}"
+        boxes = perception.boxes_B[0]
+        found += "h" if any(box.is_held for box in boxes) else "s" if boxes else "."
+    return found
 
 
-def test_an_unedited_file_gives_the_same_samples(
-    tmp_path: Path, written: TracksResult, dubber: Dubber, clip: Path
+def test_an_unedited_file_gives_the_features_of_the_picture_bit_by_bit(
+    written: TracksResult, dubber: Dubber, clip: Path
 ) -> None:
+    assert compare(dubber.perception, clip, written.out) == "s" * NUM_TICKS
+
+
+def test_held_boxes_are_not_in_the_file_and_come_back_from_it(
+    tmp_path: Path, writer: TrackWriter, emptied: Path
+) -> None:
+    out = writer.write(plan_tracks(emptied, out=tmp_path)).out
+    found = compare(writer.perception, emptied, out)
+    assert found.strip("s.") == "h" * 30 and found.endswith("."), found
+    has_box = [bool(line["boxes"]) for line in read(out)]
+    assert has_box == [letter == "s" for letter in found]
+
+
+class Script:
+    """A detector that sees, picture after picture, what it is told: corners, score and class."""
+
+    def __init__(self, rows_T: list[list[tuple]]) -> None:
+        self._rows = iter(rows_T)
+
+    def detect(self, frames_BHWC: torch.Tensor) -> list[Detections]:
+        """Of one picture."""
+        rows = next(self._rows)
+        return [
+            Detections(
+                np.array([row[0] for row in rows], np.float32).reshape(-1, 4).clip(0, 1),
+                np.array([row[1] for row in rows], np.float32),
+                np.array([row[2] for row in rows], np.int64),
+            )
+        ]
+
+
+def test_many_objects_that_come_and_go_are_the_same_from_the_file(
+    tmp_path: Path, dubber: Dubber, emptied: Path
+) -> None:
+    """One leaves to the left, one to the right, one is lost and found; slots are short."""
+    random, rows_T = np.random.default_rng(0), []
+    for tick in range(60):
+        middles = [(0.4 - 0.03 * tick, 0.5, 1), (0.6 + 0.035 * tick, 0.4, 2)]
+        middles += [(0.3, 0.7, 3)] * (tick < 12 or 30 <= tick < 40)
+        middles += [(0.8, 0.7, 2)] * (tick >= 25) + [(0.6, 0.2, 5)] * (tick in (20, 21))
+        sizes = random.uniform(0.1, 0.11, (len(middles), 2))
+        rows = [
+            ((cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2), random.uniform(0.8, 0.9), label)
+            for (cx, cy, label), (w, h) in zip(middles, sizes, strict=True)
+        ]
+        rows_T.append([row for row in rows if row[0][2] > 0 and row[0][0] < 1])
+    config = dubber.perception.config.model_copy(update={"max_boxes": 2})
+
+    def scripted() -> Perception:
+        return Perception(config, dino=None, depth=dubber.perception.depth, detector=Script(rows_T))
+
+    writer = TrackWriter(scripted(), fov_deg=FOV_DEG)
+    out = writer.write(plan_tracks(emptied, out=tmp_path)).out
+    found = compare(scripted(), emptied, out)
+    assert 30 < found.count("h") < 60, found
+    assert max(len(line["boxes"]) for line in read(out)) > config.max_boxes
+
+
+@pytest.mark.parametrize("name", ["clip", "emptied"])
+def test_an_unedited_file_gives_the_same_samples(
+    tmp_path: Path, writer: TrackWriter, dubber: Dubber, name: str, request: pytest.FixtureRequest
+) -> None:
+    clip = request.getfixturevalue(name)
+    written = writer.write(plan_tracks(clip, out=tmp_path))
+
     def sound(given: Path | None) -> np.ndarray:
         out = tmp_path / "out.wav"
         (job,) = plan_jobs([clip], out=out, given=given, overwrite=True)
@@ -263,7 +347,8 @@ def test_marks_in_the_file_hold_to_the_next_box_of_the_object(tmp_path: Path) ->
     lines = [{"t": n / 30, "boxes": entries} for n, entries in enumerate(boxes)]
     path = write_lines(tmp_path / "t.jsonl", lines)
     places = [cx_of(features) for features in given_features(path, CONFIG)]
-    expected = [[0.15, 0.65], [0.65], [0.65], [], [0.15, 0.65]]
+    # At tick 3 object 2 is held: it was seen three times. Object 1 is silenced, and never is.
+    expected = [[0.15, 0.65], [0.65], [0.65], [0.65], [0.15, 0.65]]
     for tick, (found, wanted) in enumerate(zip(places, expected, strict=True)):
         assert found == pytest.approx(wanted), f"tick {tick}"
 
@@ -295,6 +380,60 @@ def test_a_muted_object_is_taken_out_of_patches_and_depth(tmp_path: Path) -> Non
     patches, _ = changed(mute=(2,))
     assert patches and all(n % columns >= columns * 3 / 4 - 1 for n in patches), patches
     assert changed(mute=(3,))[0] == set(), "all of it is object 2's, too"
+
+
+def held_ticks(path: Path, **edits) -> list[list[int]]:
+    """Ids of the held boxes of every tick."""
+    ticks = given_ticks(path, CONFIG, TrackEdits(**edits))
+    return [[box.track_id for box in tick.boxes if box.is_held] for tick in ticks]
+
+
+def test_what_edits_silence_is_not_held(tmp_path: Path) -> None:
+    """Object 1 until tick 9, object 2 from the start until tick 19, soloed from tick 15 on."""
+    lines = [{"t": n / 30, "boxes": []} for n in range(60)]
+    for n in range(20):
+        lines[n]["boxes"] += [box(1, 0.1)] * (n < 10) + [box(2, 0.6, **{"class": "dog"})]
+    path = write_lines(tmp_path / "t.jsonl", lines)
+    both = [[]] * 10 + [[1]] * 10 + [[1, 2]] * 20 + [[2]] * 10 + [[]] * 10
+    assert held_ticks(path) == both
+    assert held_ticks(path, mute=(1,)) == [[2] if 20 <= n < 50 else [] for n in range(60)]
+    assert held_ticks(path, mute=(1, 2)) == [[]] * 60
+    assert held_ticks(path, solo=(1,)) == [[1] if 10 <= n < 40 else [] for n in range(60)]
+    for n in range(15, 20):
+        lines[n]["boxes"][0]["solo"] = True
+    write_lines(path, lines)
+    assert held_ticks(path) == [
+        [1] if 10 <= n < 15 else [2] if 20 <= n < 50 else [] for n in range(60)
+    ]
+    for n in range(15, 20):
+        lines[n]["boxes"][0].update(solo=False, mute=True)
+    write_lines(path, lines)
+    assert held_ticks(path) == [[1] if 10 <= n < 40 else [] for n in range(60)]
+
+
+def test_a_moved_object_is_held_where_it_was_moved_to(tmp_path: Path) -> None:
+    lines = [{"t": n / 30, "fov_deg": 90, "boxes": [box(1, 0.4)] * (n < 5)} for n in range(6)]
+    path = write_lines(tmp_path / "t.jsonl", lines)
+    ticks = list(given_ticks(path, CONFIG, TrackEdits(move_deg=((1, 20.0),))))
+    (seen,), (held,) = ticks[4].boxes, ticks[5].boxes
+    assert held.is_held and held.cx == seen.cx < 0.3
+
+
+def test_a_held_object_does_not_keep_a_silenced_one_in_the_picture(tmp_path: Path) -> None:
+    """Object 1 is gone, muted object 2 comes to stand where it stood."""
+    at = [[box(1)], [box(1)], [box(1)], [box(2, **{"class": "dog"})]]
+    lines = [{"t": n / 30, "boxes": entries} for n, entries in enumerate(at)]
+    path = write_lines(tmp_path / "t.jsonl", lines)
+    tick = list(given_ticks(path, CONFIG, TrackEdits(mute=(2,))))[3]
+    assert [(one.track_id, one.is_held) for one in tick.boxes] == [(1, True)]
+    rows, columns = CONFIG.dino.grid
+    seen = empty_features(
+        1, 1, num_patches=rows * columns, dino_dim=CONFIG.dino.hidden_size,
+        depth_grid=CONFIG.depth.grid, max_boxes=CONFIG.max_boxes,
+    )  # fmt: skip
+    seen.depth_BTHW += torch.linspace(0, 1, CONFIG.depth.grid[1])
+    shown = overlay_tick(seen, tick, CONFIG)
+    assert bool((shown.depth_BTHW != seen.depth_BTHW).any())
 
 
 def muted_ticks(path: Path, **edits) -> str:

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,19 +17,25 @@ import torch
 import typer
 from torch import nn
 
-from spatial_v2a.conditioning.weights import write_weights
+from spatial_v2a.conditioning.weights import read_weights, write_weights
 from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import PerceptionConfig
-from spatial_v2a.training import perception_depth, perception_detector, perception_dino
+from spatial_v2a.training import (
+    perception_boxes,
+    perception_depth,
+    perception_detector,
+    perception_dino,
+    perception_rtdetr,
+)
 from spatial_v2a.training.perception_data import FramePool, LabelledFrame
 from spatial_v2a.training.perception_loop import Budget, LoopSettings, PerceptionLoop
 
 log = logging.getLogger(__name__)
 
-Part = Literal["dino", "depth", "detector"]
-PARTS: tuple[Part, ...] = ("dino", "depth", "detector")
-DEFAULT_MINUTES = {"dino": 6.0, "depth": 8.0, "detector": 35.0}
+Part = Literal["dino", "depth", "detector", "rtdetr"]
+PARTS: tuple[Part, ...] = ("dino", "depth", "detector", "rtdetr")
+DEFAULT_MINUTES = {"dino": 6.0, "depth": 8.0, "detector": 35.0, "rtdetr": 60.0}
 FRAMES_PER_TRAIN_CLIP = 24
 FRAMES_PER_VAL_CLIP = 8
 
@@ -53,11 +59,21 @@ def recipe(part: Part, config: PerceptionConfig) -> Recipe:
         return Recipe(
             build=lambda: perception_detector.build_trainable(config.detector),
             make_loss=perception_detector.DetectorLoss,
-            batches=partial(perception_detector.detector_batches, settings=config.detector),
-            batch_size=perception_detector.BATCH_SIZE,
+            batches=partial(perception_boxes.detector_batches, settings=config.detector),
+            batch_size=perception_boxes.BATCH_SIZE,
             score=lambda m, frames: perception_detector.score_detector(config.detector, m, frames),
             encoder=lambda model: model,
             settings=perception_detector.SETTINGS,
+        )
+    if part == "rtdetr":
+        return Recipe(
+            build=lambda: perception_rtdetr.build_trainable(config.rtdetr),
+            make_loss=lambda model: perception_rtdetr.rtdetr_loss,
+            batches=partial(perception_boxes.detector_batches, settings=config.rtdetr),
+            batch_size=perception_boxes.BATCH_SIZE,
+            score=lambda m, frames: perception_rtdetr.score_rtdetr(config.rtdetr, m, frames),
+            encoder=lambda model: model,
+            settings=perception_rtdetr.SETTINGS,
         )
     if part == "depth":
         return Recipe(
@@ -85,13 +101,19 @@ def perception(
     out: Annotated[Path, typer.Option(help="Run folder; the checkpoint is OUT/checkpoint.")],
     val: Annotated[Path | None, typer.Option(help="Folder of validation shards.")] = None,
     config: Annotated[str, typer.Option(help="Preset name or YAML file.")] = "stage",
-    only: Annotated[str | None, typer.Option(help="One of dino, depth, detector.")] = None,
+    only: Annotated[str | None, typer.Option(help="One of dino, depth, detector, rtdetr.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Training time per encoder.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps per encoder, instead of time.")] = None,
+    init: Annotated[
+        Path | None, typer.Option(help="Checkpoint folder whose encoders are trained on.")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(min=1e-7, help="Highest rate, instead of the encoder's own.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and batches.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
 ) -> None:
-    """Trains the compact DINO, depth and detector encoders and writes perception.safetensors."""
+    """Trains the compact encoders: DINO, depth, and the two detectors YOLO11 and RT-DETR."""
     if only is not None and only not in PARTS:
         raise UserError(f"--only {only} is unknown; choose from {', '.join(PARTS)}")
     settings = load_config(config).perception
@@ -101,7 +123,17 @@ def perception(
     log.info("%d frames of %d clips", len(pool.frames), pool.num_clips)
     for part in PARTS if only is None else [only]:
         budget = Budget(steps, None if steps else minutes or DEFAULT_MINUTES[part])
-        train_part(part, settings, pool=pool, val=val, out=out, budget=budget, seed=seed)
+        train_part(
+            part,
+            settings,
+            pool=pool,
+            val=val,
+            out=out,
+            budget=budget,
+            seed=seed,
+            init=init,
+            learning_rate=learning_rate,
+        )
 
 
 def train_part(
@@ -114,16 +146,21 @@ def train_part(
     budget: Budget,
     seed: int,
     batch_size: int | None = None,
+    init: Path | None = None,
+    learning_rate: float | None = None,
 ) -> None:
     """Trains one encoder, scores it and adds it to the checkpoint of the run folder."""
     plan = recipe(part, config)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = plan.build()
+    if init is not None:
+        read_weights(init, part, plan.encoder(model))
+    rate = learning_rate or plan.settings.learning_rate
     loop = PerceptionLoop(
         model,
         plan.make_loss(model),
-        settings=plan.settings,
+        settings=replace(plan.settings, learning_rate=rate),
         state_path=out / f"{part}.state.safetensors",
     )
     random = np.random.default_rng([seed, loop.step])

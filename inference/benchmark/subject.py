@@ -9,15 +9,16 @@ from transformers import (
     Dinov2WithRegistersModel,
 )
 
-from spatial_v2a.conditioning.boxes import YoloDetector, build_yolo11
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.depth import DepthEncoder, build_depth
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino
+from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr
+from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11
 from spatial_v2a.config import load_config, preset_names
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.dub import Dubber, resolve_device
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.perception_config import DepthSettings, DetectorSettings, DinoSettings
+from spatial_v2a.perception_config import DepthSettings, DinoSettings, PerceptionConfig
 
 # Sizes of the published encoders that presets name, which a config leaves to their source.
 PUBLISHED_DINO = {
@@ -57,15 +58,22 @@ class Subject:
         return self.model.config.perception.max_image_width
 
 
-def load_subject(*, checkpoint: str | None, preset: str | None, device: str) -> Subject:
+def load_subject(
+    *, checkpoint: str | None, preset: str | None, device: str, detector: str | None = None
+) -> Subject:
     """Loads a checkpoint (`stage` when neither is named) or builds a preset.
+
+    Args:
+        checkpoint, preset: which of the two.
+        device: auto, cpu or cuda.
+        detector: who finds the boxes, yolo or rtdetr; None is their own choice.
 
     Raises:
         UserError: both named, unknown names, damaged weights, an unusable device.
     """
     if preset is None:
         name = checkpoint or "stage"
-        dubber = Dubber(name, device=device)
+        dubber = Dubber(name, device=device, detector=detector)
         return Subject(name, True, dubber.model, dubber.perception, dubber.fov_deg)
     if checkpoint is not None:
         raise UserError("--preset and --checkpoint exclude each other; name one")
@@ -73,6 +81,8 @@ def load_subject(*, checkpoint: str | None, preset: str | None, device: str) -> 
         raise UserError(f"no preset {preset}; choose from: {', '.join(preset_names())}")
     where = resolve_device(device)
     config = load_config(preset)
+    if detector is not None:
+        config = config.with_detector(detector)
     # A fixed draw that leaves the caller's random numbers alone.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -80,7 +90,7 @@ def load_subject(*, checkpoint: str | None, preset: str | None, device: str) -> 
         dino, depth, detector = (
             _random_dino(config.perception.dino),
             _random_depth(config.perception.depth),
-            _random_detector(config.perception.detector, config.perception.num_classes),
+            _random_detector(config.perception),
         )
     for encoder in (dino, depth, detector):
         encoder.to(where).optimize()
@@ -102,7 +112,14 @@ def _random_depth(settings: DepthSettings) -> DepthEncoder:
     return DepthEncoder(settings, DepthAnythingForDepthEstimation(DepthAnythingConfig()))
 
 
-def _random_detector(settings: DetectorSettings, num_classes: int) -> YoloDetector:
+def _random_detector(config: PerceptionConfig) -> YoloDetector | RtDetrDetector:
+    num_classes = config.num_classes
+    if config.boxes_from == "rtdetr":
+        if config.rtdetr.source is not None:
+            raise _unknown_source(config.rtdetr.source)
+        model = build_rtdetr(config.rtdetr, num_classes=num_classes)
+        return RtDetrDetector(config.rtdetr, model, num_classes=num_classes)
+    settings = config.detector
     sizes = _published(PUBLISHED_DETECTOR, settings.source)
     model = build_yolo11(settings.model_copy(update=sizes), num_classes=num_classes)
     return YoloDetector(settings, model, num_classes=num_classes)

@@ -97,7 +97,7 @@ class Runner:
         # A stopwatch whose clock is the operations so far.
         stopwatch = Stopwatch(lambda: float(counter.get_total_flops()))
         config = self.subject.perception.config
-        num_ticks = max(config.detector.every_ticks, config.depth.every_ticks)
+        num_ticks = max(config.boxes.every_ticks, config.depth.every_ticks)
         most = dict.fromkeys(PARTS, 0.0)
         places = [*self._seeing, *hearing_places(plain)]
         with counter, timed(stopwatch, places), self.subject.perception.uncompiled():

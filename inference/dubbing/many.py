@@ -16,6 +16,7 @@ from typing import Literal
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.dub import Dubber, DubResult
+from spatial_v2a.inference.dubbing.object_mix import DEFAULT_OBJECTS, Objects
 from spatial_v2a.inference.dubbing.take_files import FinishedTake
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.files import check_writable
@@ -43,7 +44,8 @@ class Recipe:
     """What every file of a run is dubbed with; can be sent to another process.
 
     Attributes:
-        checkpoint, device, fov_deg, settings: as for `Dubber`.
+        checkpoint, device, fov_deg, settings, detector: as for `Dubber`.
+        objects: as for `Dubber`; None is its default, and for a redo what the earlier dub says.
         out, overwrite, report, options, command: as for `plan_jobs`.
     """
 
@@ -52,6 +54,8 @@ class Recipe:
     settings: EngineSettings
     options: DubOptions
     fov_deg: float | None = None
+    objects: Objects | None = None
+    detector: str | None = None
     out: Path | None = None
     overwrite: bool = False
     report: bool = False
@@ -60,7 +64,12 @@ class Recipe:
     def make_dubber(self) -> Dubber:
         """The loaded model."""
         return Dubber(
-            self.checkpoint, settings=self.settings, device=self.device, fov_deg=self.fov_deg
+            self.checkpoint,
+            settings=self.settings,
+            device=self.device,
+            fov_deg=self.fov_deg,
+            objects=self.objects or DEFAULT_OBJECTS,
+            detector=self.detector,
         )
 
     def plan(self, video: Path) -> DubJob:

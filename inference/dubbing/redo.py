@@ -89,16 +89,18 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """New sound [L, 2] of the plan's ticks, and the milliseconds that each took."""
     history_TD = _history(dubber, plan)
-    engine = dubber.engine(1)
+    mix = dubber.object_mix(1)
     pieces, times_ms = [], array("d")
     seen = dubber.perceive(plan.job, ticks=range(plan.context.start, plan.ticks.stop))
     with engine_threads(dubber.device), closing(seen):
         for number, tick in enumerate(seen, start=plan.context.start):
             begin = time.perf_counter()
+            if number == plan.ticks.start:
+                mix.restart_noise()
             if number < plan.ticks.start:
-                engine.follow(tick.features, history_TD[number - plan.context.start][None])
+                mix.follow(tick.features, tick.boxes, history_TD[number - plan.context.start])
             else:
-                pieces.append(engine.step(tick.features)[0].numpy())
+                pieces.append(mix.step(tick.features, tick.boxes).mix_NLC[0])
                 times_ms.append(1e3 * (tick.seconds + time.perf_counter() - begin))
             if on_tick is not None:
                 on_tick(number + 1)

@@ -15,6 +15,7 @@ import numpy as np
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.dubbing.mixing import Extent, MixSettings
+from spatial_v2a.inference.dubbing.object_mix import Objects
 from spatial_v2a.inference.dubbing.splice import Splice, check_range
 from spatial_v2a.inference.jobs import DubJob, DubOptions, default_name, plan_jobs
 from spatial_v2a.inference.marking.reading import read_provenance
@@ -39,6 +40,7 @@ class RedoPlan:
         previous_start_s: the picture's start on the clock of `previous`.
         splice: the range, in samples from the picture's start.
         gain_db: what the earlier dub was brought to its loudness with.
+        objects: how several objects were heard in it, None where it does not say.
     """
 
     job: DubJob
@@ -46,6 +48,7 @@ class RedoPlan:
     previous_start_s: Fraction
     splice: Splice
     gain_db: float
+    objects: Objects | None
 
     @property
     def redone(self) -> str:
@@ -118,7 +121,6 @@ def plan_redo(
     if out is None or out.is_dir():
         out = next_version(previous if out is None else out / previous.name)
     told = _told_by(previous)
-    gain_db = told.gain_db
     if options.mix == MixSettings() and not options.track:
         options = options.model_copy(update={"mix": told.mix, "track": told.track})
     (job,) = plan_jobs([video], out=out, overwrite=overwrite, options=options, command=command)
@@ -136,7 +138,7 @@ def plan_redo(
     if _keeps_packets(out):
         splice = replace(splice, extent_start=job.extent(job.takes[0]).start, is_aac=True)
     check_range(splice, text, previous=track, out=out)
-    return RedoPlan(job, track, start_of_previous_s, splice, gain_db)
+    return RedoPlan(job, track, start_of_previous_s, splice, told.gain_db, told.objects)
 
 
 def default_previous(video: Path, out: Path | None) -> Path:
@@ -167,11 +169,12 @@ def _sound_of(previous: Path, options: DubOptions) -> tuple[OriginalTrack, Fract
 
 @dataclass(frozen=True)
 class _Told:
-    """What the statement of origin in a dub says of its mix."""
+    """What the statement of origin in a dub says of its mix, and of how objects were heard."""
 
     mix: MixSettings = MixSettings()
     gain_db: float = 0.0
     track: bool = False
+    objects: Objects | None = None
 
 
 def _told_by(previous: Path) -> _Told:
@@ -180,9 +183,14 @@ def _told_by(previous: Path) -> _Told:
         return _Told()
     settings = report.provenance.settings
     mix = {name: settings[name] for name in MixSettings.model_fields if name in settings}
+    # Statements without it are from before objects were heard apart.
+    objects: Objects = "apart" if settings.get("objects") == "apart" else "together"
     try:
         return _Told(
-            MixSettings(**mix), float(settings.get("gain_db", 0)), settings.get("track") is True
+            MixSettings(**mix),
+            float(settings.get("gain_db", 0)),
+            settings.get("track") is True,
+            objects,
         )
     except (TypeError, ValueError):
         log.warning("%s says nothing usable of how it was mixed; give its options again", previous)

@@ -16,13 +16,17 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
+from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import depth_m_from_nearness
 from spatial_v2a.inference.dubbing.dry_sound import DrySound
 from spatial_v2a.inference.dubbing.finishing import Finish
 from spatial_v2a.inference.dubbing.mixing import Extent, MixSettings, mixed_pieces, ticks_of
+from spatial_v2a.inference.dubbing.object_mix import Heard
+from spatial_v2a.inference.dubbing.seating import Part
 from spatial_v2a.inference.dubbing.separation import divided
-from spatial_v2a.inference.dubbing.soloists import Sighting, Soloists
+from spatial_v2a.inference.dubbing.sightings import Sighting, Sightings
 from spatial_v2a.inference.files import written_whole
 from spatial_v2a.inference.jobs import DubJob
 from spatial_v2a.inference.marking.manifest import Provenance
@@ -55,20 +59,35 @@ class StemRecorder:
         job: whose stems are wanted.
         config: number of box slots, which is that of the soloists.
         stack: closes the sounds.
+
+    Attributes:
+        sounds: what each soloist's objects sound like.
+        parts: what was played, in the order in which it began.
+        sightings: where the objects were seen.
     """
 
     def __init__(self, job: DubJob, config: PerceptionConfig, stack: ExitStack) -> None:
         self.config = config
-        self.soloists = Soloists(config.max_boxes)
         self.sounds = [
             stack.enter_context(DrySound(job.out, kind=f"solo{number}"))
             for number in range(config.max_boxes)
         ]
+        self.parts: list[Part] = []
+        self.sightings = Sightings()
 
-    def write(self, audio_SLC: np.ndarray, plays_S: np.ndarray) -> None:
-        """Appends a tick of every soloist; what one without an object sounds like is left out."""
-        for sound, audio_LC, plays in zip(self.sounds, audio_SLC, plays_S, strict=True):
-            sound.write(audio_LC if plays else np.zeros_like(audio_LC))
+    def add(
+        self, features: FrameFeatures, boxes: tuple[Box, ...], heard: Heard, *, fov_deg: float
+    ) -> None:
+        """Appends a tick; what a soloist without an object sounds like is left out.
+
+        Args:
+            features, boxes, fov_deg: as for `Sightings.add`.
+            heard: what it sounds like.
+        """
+        self.sightings.add(features, boxes, fov_deg=fov_deg)
+        self.parts += heard.begun
+        for sound, audio_LC in zip(self.sounds, heard.alone_SLC, strict=True):
+            sound.write(audio_LC)
 
     def complete(self) -> None:
         """Ends writing."""
@@ -103,19 +122,19 @@ def write_stems(
         if origin is not None:
             attach(path, origin, ingredient=job.source.path, out=out)
 
-    names = vocabulary_names(recorder.config.detector.vocabulary)
-    soloists = recorder.soloists
-    stretches = _stretches(soloists, job.source.num_ticks)
-    told = [i for i, seen in soloists.sightings.items() if len(seen) >= MIN_SEEN_TICKS]
+    names = vocabulary_names(recorder.config.boxes.vocabulary)
+    sightings = recorder.sightings
+    stretches = _stretches(recorder.parts, job.source.num_ticks)
+    told = [i for i, seen in sightings.of_object.items() if len(seen) >= MIN_SEEN_TICKS]
     files: list[Path] = []
     with ExitStack() as stack:
         apart = _divide(job, sound, recorder, finish, stack, sign)
         entries = []
         for track_id in sorted(told):
-            name = names[soloists.class_index[track_id]]
+            name = names[sightings.class_index[track_id]]
             stem = job.stems / f"{track_id:03d}-{name}"
-            energies_TE = _write_object(stem, job, apart, stretches[track_id], sign)
-            _write_curves(stem, track_id, name, soloists.sightings[track_id], energies_TE)
+            energies_TE = _write_object(stem, job, apart, stretches.get(track_id, []), sign)
+            _write_curves(stem, track_id, name, sightings.of_object[track_id], energies_TE)
             entries.append({"id": track_id, "class": name, "sound": f"{stem.name}.flac",
                             "curves": f"{stem.name}.json"})  # fmt: skip
             files += [stem.with_suffix(".flac"), stem.with_suffix(".json")]
@@ -134,15 +153,15 @@ def write_stems(
     return (job.stems / "stems.json", job.stems / "mix.flac", *files, job.stems / "rest.flac")
 
 
-def _stretches(soloists: Soloists, num_ticks: int) -> dict[int, list[_Stretch]]:
+def _stretches(parts: list[Part], num_ticks: int) -> dict[int, list[_Stretch]]:
     """What of which soloist belongs to each object: a part lasts until the next one begins.
 
     A soloist's first part reaches back to the start, for masks have a window's width.
     """
     found: dict[int, list[_Stretch]] = {}
     begun: set[int] = set()
-    for number, part in enumerate(soloists.parts):
-        later = (p for p in soloists.parts[number + 1 :] if p.soloist == part.soloist)
+    for number, part in enumerate(parts):
+        later = (p for p in parts[number + 1 :] if p.soloist == part.soloist)
         stop = min((p.first_tick for p in later), default=num_ticks)
         first = part.first_tick if part.soloist in begun else 0
         begun.add(part.soloist)

@@ -137,7 +137,7 @@ class TrackWriter:
         if not 1 <= fov_deg <= 175:
             raise UserError(f"field of view {fov_deg:g} is not in 1..175 degrees; mend --fov")
         self.perception, self.fov_deg, self.device = perception, fov_deg, device
-        self._names = vocabulary_names(perception.config.detector.vocabulary)
+        self._names = vocabulary_names(perception.config.boxes.vocabulary)
 
     @classmethod
     def from_checkpoint(
@@ -146,6 +146,7 @@ class TrackWriter:
         *,
         device: str = "auto",
         fov_deg: float | None = None,
+        detector: str | None = None,
     ) -> "TrackWriter":
         """Loads the detector and the depth of a checkpoint, and nothing else of it.
 
@@ -153,12 +154,13 @@ class TrackWriter:
             checkpoint: folder, bundled name or hub id.
             device: auto, cpu or cuda.
             fov_deg: None is the checkpoint's own.
+            detector: who finds the boxes, yolo or rtdetr; None is the checkpoint's own choice.
 
         Raises:
             UserError: no such checkpoint or device, or a field of view out of range.
         """
         device, folder = resolve_device(device), find_checkpoint(checkpoint)
-        config = read_config(folder).perception
+        config = read_config(folder, detector=detector).perception
         perception = Perception.from_checkpoint(folder, config, streams=("depth", "boxes"))
         fov_deg = config.default_fov_deg if fov_deg is None else fov_deg
         return cls(perception.to(device), fov_deg=fov_deg, device=device)
@@ -214,8 +216,8 @@ class TrackWriter:
         frames_BHWC = torch.from_numpy(image_HWC)[None]
         features = self.perception.step(frames_BHWC, fov_deg=self.fov_deg)
         grid_HW = features.depth_BTHW[0, 0].numpy()
-        # A box of no size, as a track at the very edge may have, cannot be read back.
-        boxes = [box for box in self.perception.boxes_B[0] if box.w > 0 and box.h > 0]
+        # What is held follows from what was seen, for the reader of the file as well.
+        boxes = [box for box in self.perception.boxes_B[0] if not box.is_held]
         corners_K4 = np.array([[b.cx, b.cy, b.w, b.h] for b in boxes]).reshape(-1, 4)
         near_K = nearness_in_boxes(grid_HW, corners_K4)
         return [self._entry(*pair) for pair in zip(boxes, near_K, strict=True)], grid_HW

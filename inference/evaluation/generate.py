@@ -1,6 +1,6 @@
 """Runs a checkpoint over clips: perception, engine, codec.
 
-It runs the engine users run, tick by tick, one stream per clip.
+It runs the engine users run, tick by tick.
 Legend: B streams, T ticks, C channels, L samples, K box slots, F box fields.
 """
 
@@ -12,10 +12,18 @@ import numpy as np
 import torch
 
 from spatial_v2a.clip import Clip
+from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.given import clip_features, overlay_given
+from spatial_v2a.conditioning.given import clip_ticks, overlay_given
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.inference.dub import Dubber
+from spatial_v2a.inference.dubbing.object_mix import (
+    DEFAULT_OBJECTS,
+    NUM_SOLOISTS,
+    ObjectMix,
+    Objects,
+)
+from spatial_v2a.inference.dubbing.soloists import Soloists
 from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
 from spatial_v2a.inference.evaluation.store import file_digest, stamp_of
 from spatial_v2a.model import SpatialV2A
@@ -37,50 +45,91 @@ class System:
     device: str
 
 
-def detect(system: System, clip: Clip, *, mirrored: bool = False) -> list[FrameFeatures]:
-    """Runs the perception of the engine over a clip's frames, [1, 1] features per tick.
+# What is seen in a tick: features [1, 1], and the boxes they were made of.
+Tick = tuple[FrameFeatures, tuple[Box, ...]]
+
+
+def detect(system: System, clip: Clip, *, mirrored: bool = False) -> list[Tick]:
+    """Runs the perception of the engine over a clip's frames.
 
     Encoders see the frames in batches: the same numbers to rounding, in half the time.
     """
     frames = (frame[:, ::-1] if mirrored else frame for frame in clip.frames())
     with engine_threads(system.device):
-        features = system.perception.extract(frames, fov_deg=clip.meta["fov_deg"])
-    num_ticks = features.has_boxes_BT.shape[1]
-    return [features.map(lambda x, n=n: x[:, n : n + 1]) for n in range(num_ticks)]
+        return list(system.perception.look(frames, fov_deg=clip.meta["fov_deg"]))
 
 
-def give_geometry(
-    detected: list[FrameFeatures], clip: Clip, system: System
-) -> Iterator[FrameFeatures]:
+def give_geometry(detected: list[Tick], clip: Clip, system: System) -> Iterator[Tick]:
     """Replaces the detected boxes and depth by the engine's own; the picture features stay."""
-    given = clip_features(clip, system.model.config.perception)
-    for tick, features in enumerate(detected):
-        yield overlay_given(features, given.map(lambda x, tick=tick: x[:, tick : tick + 1]))
+    given = clip_ticks(clip, system.model.config.perception)
+    for (features, _), (given_features, boxes) in zip(detected, given, strict=True):
+        yield overlay_given(features, given_features), boxes
 
 
 @torch.inference_mode()
-def dub_together(
-    system: System, features_by_clip: list[list[FrameFeatures]], *without: str
+def dub_clips(
+    system: System, clips: list[list[Tick]], *without: str, objects: Objects = DEFAULT_OBJECTS
 ) -> list[np.ndarray]:
-    """Sounds of several clips as streams of one engine, float32 [L, 2] each.
+    """Sounds of several clips, float32 [L, 2] each.
 
     The clip in slot b draws from seed + b: it sounds as `dub --seed` with that number does,
-    whoever its neighbours are. One stream leaves most of a core idle; eight cost a fifth each.
+    whoever its neighbours are. Clips are streams of one engine, for one stream leaves most of a
+    core idle and eight cost a fifth each; one in which objects are to be heard apart has an engine
+    of its own.
 
     Args:
         system: the loaded checkpoint.
-        features_by_clip: features [1, 1] per tick of each clip; lengths may differ.
+        clips: ticks of each clip; lengths may differ.
         without: streams of perception to switch off, beside those of the settings.
+        objects: how several objects in the picture are heard.
     """
     dropped = tuple(dict.fromkeys((*system.settings.without, *without)))
     settings = system.settings.model_copy(update={"without": dropped})
-    engine = Engine(system.model, num_streams=len(features_by_clip), settings=settings)
-    lengths = torch.tensor([len(ticks) for ticks in features_by_clip])
+    is_apart = objects == "apart" and "boxes" not in dropped
+    apart = [slot for slot, ticks in enumerate(clips) if is_apart and _has_several(ticks)]
+    sounds = {slot: _dub_apart(system, settings, clips[slot], slot=slot) for slot in apart}
+    if len(apart) < len(clips):
+        # Who is heard apart keeps an idle stream here: the others are the same without it.
+        features = [[f for f, _ in ticks] for ticks in clips]
+        for slot, sound_LC in enumerate(_dub_together(system, settings, features, idle=apart)):
+            sounds.setdefault(slot, sound_LC)
+    return [sounds[slot] for slot in range(len(clips))]
+
+
+def _has_several(ticks: list[Tick]) -> bool:
+    """Whether two objects have a box in any tick."""
+    return any(int(features.box_mask_BTK.sum()) > 1 for features, _ in ticks)
+
+
+def _dub_apart(
+    system: System, settings: EngineSettings, ticks: list[Tick], *, slot: int
+) -> np.ndarray:
+    """Sound [L, 2] of one clip by streams for each object."""
+    own = settings.model_copy(update={"seed": settings.seed + slot})
+    num_streams = 1 + NUM_SOLOISTS
+    engine = Engine(
+        system.model, num_streams=num_streams, settings=own, streams_per_noise=num_streams
+    )
+    mix = ObjectMix(engine, Soloists(NUM_SOLOISTS))
+    with engine_threads(engine.device):
+        return np.concatenate([mix.step(*tick).mix_NLC[0] for tick in ticks])
+
+
+def _dub_together(
+    system: System,
+    settings: EngineSettings,
+    clips: list[list[FrameFeatures]],
+    *,
+    idle: list[int],
+) -> list[np.ndarray]:
+    """Sounds [L, 2] of clips as streams of one engine; those of idle ones say nothing."""
+    engine = Engine(system.model, num_streams=len(clips), settings=settings)
+    lengths = torch.tensor([0 if slot in idle else len(ticks) for slot, ticks in enumerate(clips)])
     parts = []
     with engine_threads(engine.device):
         for tick in range(int(lengths.max())):
             active_B = tick < lengths
-            rows = [ticks[min(tick, len(ticks) - 1)] for ticks in features_by_clip]
+            rows = [ticks[min(tick, len(ticks) - 1)] for ticks in clips]
             parts.append(
                 engine.step(_stack(rows), None if bool(active_B.all()) else active_B).numpy()
             )
@@ -126,12 +175,22 @@ def checkpoint_digest(folder: Path) -> str:
     return stamp_of([(path.name, file_digest(path)) for path in files])
 
 
-def load_system(name: str, *, settings: EngineSettings, device: str = "cpu") -> System:
+def load_system(
+    name: str, *, settings: EngineSettings, device: str = "cpu", detector: str | None = None
+) -> System:
     """Loads a checkpoint by folder, bundled name or hub id.
+
+    Args:
+        name: of the checkpoint.
+        settings: how sound is drawn.
+        device: cpu, cuda or auto.
+        detector: who finds the boxes, yolo or rtdetr; None is the checkpoint's own choice.
 
     Raises:
         UserError: missing or damaged checkpoint, unusable device.
     """
-    dubber = Dubber(name, settings=settings, device=device)
-    digest = checkpoint_digest(dubber.model.folder)
+    dubber = Dubber(name, settings=settings, device=device, detector=detector)
+    perception = dubber.model.config.perception
+    # With the defaults that the folder does not name, and with the choice of the detector.
+    digest = stamp_of(checkpoint_digest(dubber.model.folder), perception.model_dump_json())
     return System(dubber.model, dubber.perception, settings, digest, dubber.device)

@@ -5,12 +5,14 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from spatial_v2a.clip import Clip
+from spatial_v2a.inference.dubbing.object_mix import DEFAULT_OBJECTS, Objects
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.evaluation import rows
 from spatial_v2a.inference.evaluation.clips import Chosen, read_clips
@@ -18,7 +20,7 @@ from spatial_v2a.inference.evaluation.generate import (
     System,
     codec_round_trip,
     detect,
-    dub_together,
+    dub_clips,
     give_geometry,
     largest_box_azimuth_deg,
     load_system,
@@ -38,12 +40,14 @@ class Plan:
         given, mirror: also with the engine's geometry; also on the flipped frames.
         is_brief: the model alone beside ground truth and mono, to compare many models.
         only_model: nothing but the model itself (for clips in which nothing sounds).
+        objects: how several objects in the picture are heard.
     """
 
     given: bool
     mirror: bool
     is_brief: bool = False
     only_model: bool = False
+    objects: Objects = DEFAULT_OBJECTS
 
     @property
     def row_names(self) -> list[str]:
@@ -63,9 +67,11 @@ class Plan:
         return not (self.is_brief or self.only_model)
 
 
-def clip_stamp(system: System, clip: Clip, *, slot: int) -> str:
+def clip_stamp(system: System, clip: Clip, *, slot: int, objects: Objects) -> str:
     """Stamp of every sound the system makes for a clip in a slot."""
-    return stamp_of(system.digest, str(system.settings), clip_digest(clip), slot)
+    # The perception's defaults may change while the checkpoint's files stay.
+    seen = str(system.model.config.perception)
+    return stamp_of(system.digest, str(system.settings), clip_digest(clip), slot, objects, seen)
 
 
 def keep_ground_truth(clip: Clip, store: SoundStore) -> dict[str, Any]:
@@ -83,7 +89,10 @@ def generate_group(system: System, group: list[Clip], store: SoundStore, *, plan
 
     The notes beside the model's sound hold the bearings of the largest detected box.
     """
-    stamps = [clip_stamp(system, clip, slot=slot) for slot, clip in enumerate(group)]
+    stamps = [
+        clip_stamp(system, clip, slot=slot, objects=plan.objects) for slot, clip in enumerate(group)
+    ]
+    dub = partial(dub_clips, system, objects=plan.objects)
     keys = [clip.meta["key"] for clip in group]
 
     def missing(row: str) -> list[int]:
@@ -106,20 +115,21 @@ def generate_group(system: System, group: list[Clip], store: SoundStore, *, plan
     wanted = [row for row in plan.row_names if missing(row)]
     if set(wanted) - {rows.MIRRORED}:
         detected = [detect(system, clip) for clip in group]
-        notes = [{"largest_box_azimuth_deg": largest_box_azimuth_deg(ticks)} for ticks in detected]
         if rows.MODEL in wanted:
-            save(rows.MODEL, dub_together(system, detected), notes)
+            bearings = [largest_box_azimuth_deg([f for f, _ in ticks]) for ticks in detected]
+            notes = [{"largest_box_azimuth_deg": bearing} for bearing in bearings]
+            save(rows.MODEL, dub(detected), notes)
         if rows.WITHOUT in wanted:
-            save(rows.WITHOUT, dub_together(system, detected, "depth", "boxes"), no_notes)
+            save(rows.WITHOUT, dub(detected, "depth", "boxes"), no_notes)
         if rows.GIVEN in wanted:
             given = [
                 list(give_geometry(ticks, clip, system))
                 for ticks, clip in zip(detected, group, strict=True)
             ]
-            save(rows.GIVEN, dub_together(system, given), no_notes)
+            save(rows.GIVEN, dub(given), no_notes)
     if rows.MIRRORED in wanted:
         flipped = [detect(system, clip, mirrored=True) for clip in group]
-        save(rows.MIRRORED, dub_together(system, flipped), no_notes)
+        save(rows.MIRRORED, dub(flipped), no_notes)
 
 
 def generate_all(
@@ -162,7 +172,13 @@ def generate_all(
         num_jobs,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
-        initargs=(str(system.model.folder), system.settings, system.device, store.root),
+        initargs=(
+            str(system.model.folder),
+            system.settings,
+            system.device,
+            system.model.config.perception.boxes_from,
+            store.root,
+        ),
     ) as pool:
         waiting = [pool.submit(_work, chosen, keys, task_plan) for keys, task_plan in tasks]
         for done, future in enumerate(as_completed(waiting), start=1):
@@ -174,9 +190,11 @@ def generate_all(
 _worker: dict = {}
 
 
-def _start_worker(folder: str, settings: EngineSettings, device: str, root: Path) -> None:
+def _start_worker(
+    folder: str, settings: EngineSettings, device: str, detector: str, root: Path
+) -> None:
     torch.set_num_threads(1)
-    _worker["system"] = load_system(folder, settings=settings, device=device)
+    _worker["system"] = load_system(folder, settings=settings, device=device, detector=detector)
     _worker["store"] = SoundStore(root)
 
 

@@ -128,7 +128,8 @@ class Suite:
         truth = clip_truth(clip.meta)
         panner_T = given_box_azimuth_deg(clip.meta)
         if self.system is not None:
-            stamp = clip_stamp(self.system, clip, slot=number % GROUP_CLIPS)
+            slot = number % GROUP_CLIPS
+            stamp = clip_stamp(self.system, clip, slot=slot, objects=self.plan.objects)
             notes = self.store.notes(rows.MODEL, truth.key, stamp=stamp)
             panner_T = np.array(notes["largest_box_azimuth_deg"], dtype=np.float64)
         load_stems, azimuths_NT = self._stems(clip)

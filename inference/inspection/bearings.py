@@ -71,14 +71,14 @@ def load_box_finder(checkpoint: str, *, fov_deg: float | None = None) -> BoxFind
         with engine_threads("cpu"):
             (found,) = detector.detect(torch.from_numpy(image_HWC.copy())[None])
         # The score that a box needs to begin a track: weaker ones are guesses.
-        corners_K4 = found.corners_K4[found.score_K >= config.detector.new_track_score]
+        corners_K4 = found.corners_K4[found.score_K >= config.boxes.new_track_score]
         if len(corners_K4) == 0:
             return None
         area_K = np.prod(corners_K4[:, 2:] - corners_K4[:, :2], axis=1)
         x1, _, x2, _ = corners_K4[int(area_K.argmax())]
         return float(np.degrees(azimuth_rad(float(x1 + x2) / 2, fov)))
 
-    return BoxFinder(largest_bearing, max_width=config.detector.image_width)
+    return BoxFinder(largest_bearing, max_width=config.boxes.image_width)
 
 
 def find_bearings(

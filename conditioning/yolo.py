@@ -1,6 +1,6 @@
 """YOLO11 adapter: pictures in, scored boxes out. Besides training, the only user of ultralytics.
 
-Legend: B pictures, N anchors, K boxes; corners are x1, y1, x2, y2 as fractions of the picture.
+Legend: B pictures, N anchors.
 """
 
 import copy
@@ -9,40 +9,18 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional
-from torchvision.ops import nms
 
-from spatial_v2a.conditioning.frozen import FrozenEncoder, resize_frames
+from spatial_v2a.conditioning.detections import Detections, letterbox, select_boxes
+from spatial_v2a.conditioning.frozen import FrozenEncoder
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import DetectorSettings
-
-PAD_GREY = 114
-MAX_CANDIDATES = 64
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Boxes of one picture, strongest first.
-
-    Attributes:
-        corners_K4: x1, y1, x2, y2 as fractions of the picture, float32.
-        score_K: confidence 0..1.
-        class_K: class index in the vocabulary, int64.
-    """
-
-    corners_K4: NDArray
-    score_K: NDArray
-    class_K: NDArray
 
 
 def import_ultralytics(module: str) -> ModuleType:
@@ -100,46 +78,6 @@ def load_published_yolo11(source: str) -> nn.Module:
     return yolo.model.float()
 
 
-def letterbox(frames_BHWC: Tensor, height: int, width: int) -> Tensor:
-    """Scales pictures to fit, keeping their aspect, and pads to uint8 [B, 3, height, width]."""
-    scale = min(height / frames_BHWC.shape[1], width / frames_BHWC.shape[2])
-    inner_height = min(height, max(1, round(frames_BHWC.shape[1] * scale)))
-    inner_width = min(width, max(1, round(frames_BHWC.shape[2] * scale)))
-    x_BCHW = resize_frames(frames_BHWC, inner_height, inner_width)
-    pad_y, pad_x = height - inner_height, width - inner_width
-    if pad_x or pad_y:
-        sides = (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)
-        x_BCHW = functional.pad(x_BCHW, sides, value=PAD_GREY)
-    return x_BCHW
-
-
-def select_boxes(y_BCN: Tensor, settings: DetectorSettings, aspect: float) -> list[Detections]:
-    """Thresholds, suppresses overlaps and undoes the letterbox.
-
-    Args:
-        y_BCN: decoded YOLO output [B, 4 + classes, N]: centre, size in input pixels, class scores.
-        settings: input size and thresholds.
-        aspect: width / height of the original pictures.
-    """
-    height, width = settings.image_height, settings.image_width
-    inner_width, inner_height = min(width, height * aspect), min(height, width / aspect)
-    origin = torch.tensor([(width - inner_width) / 2, (height - inner_height) / 2])
-    extent = torch.tensor([inner_width, inner_height])
-    results = []
-    score_BN, class_BN = y_BCN[:, 4:].max(dim=1)
-    for y_CN, score_N, class_N in zip(y_BCN.cpu(), score_BN.cpu(), class_BN.cpu(), strict=True):
-        keep_K = (score_N > settings.score_threshold).nonzero()[:, 0]
-        keep_K = keep_K[score_N[keep_K].argsort(descending=True)[:MAX_CANDIDATES]]
-        centre_K2, size_K2 = y_CN[:2, keep_K].T, y_CN[2:4, keep_K].T
-        corners_K4 = torch.cat([centre_K2 - size_K2 / 2, centre_K2 + size_K2 / 2], dim=1)
-        best = nms(corners_K4, score_N[keep_K], settings.nms_iou)
-        keep_K, corners_K4 = keep_K[best], corners_K4[best]
-        corners_K4 = ((corners_K4 - origin.repeat(2)) / extent.repeat(2)).clamp(0.0, 1.0)
-        arrays = (corners_K4.numpy(), score_N[keep_K].numpy(), class_N[keep_K].numpy())
-        results.append(Detections(*arrays))
-    return results
-
-
 class YoloDetector(FrozenEncoder):
     """Frozen YOLO11.
 
@@ -178,8 +116,3 @@ class YoloDetector(FrozenEncoder):
         y_BCN = self.run(x_BCHW)
         aspect = frames_BHWC.shape[2] / frames_BHWC.shape[1]
         return select_boxes(y_BCN, self.settings, aspect)
-
-
-def empty_detections() -> Detections:
-    """A picture without boxes."""
-    return Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))

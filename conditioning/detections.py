@@ -1,0 +1,73 @@
+"""What every detector gives, and how its pictures and boxes are fitted to one another.
+
+Legend: B pictures, N candidates, K boxes; corners are x1, y1, x2, y2 as fractions of the picture.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import nms
+
+from spatial_v2a.conditioning.frozen import resize_frames
+from spatial_v2a.perception_config import BoxSettings
+
+PAD_GREY = 114
+MAX_CANDIDATES = 64
+
+
+@dataclass(frozen=True)
+class Detections:
+    """Boxes of one picture, strongest first.
+
+    Attributes:
+        corners_K4: x1, y1, x2, y2 as fractions of the picture, float32.
+        score_K: confidence 0..1.
+        class_K: class index in the vocabulary, int64.
+    """
+
+    corners_K4: NDArray
+    score_K: NDArray
+    class_K: NDArray
+
+
+def letterbox(frames_BHWC: Tensor, height: int, width: int) -> Tensor:
+    """Scales pictures to fit, keeping their aspect, and pads to uint8 [B, 3, height, width]."""
+    scale = min(height / frames_BHWC.shape[1], width / frames_BHWC.shape[2])
+    inner_height = min(height, max(1, round(frames_BHWC.shape[1] * scale)))
+    inner_width = min(width, max(1, round(frames_BHWC.shape[2] * scale)))
+    x_BCHW = resize_frames(frames_BHWC, inner_height, inner_width)
+    pad_y, pad_x = height - inner_height, width - inner_width
+    if pad_x or pad_y:
+        sides = (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)
+        x_BCHW = functional.pad(x_BCHW, sides, value=PAD_GREY)
+    return x_BCHW
+
+
+def select_boxes(y_BCN: Tensor, settings: BoxSettings, aspect: float) -> list[Detections]:
+    """Thresholds, suppresses overlaps and undoes the letterbox.
+
+    Args:
+        y_BCN: [B, 4 + classes, N]: centre and size in input pixels, class scores.
+        settings: input size and thresholds.
+        aspect: width / height of the original pictures.
+    """
+    height, width = settings.image_height, settings.image_width
+    inner_width, inner_height = min(width, height * aspect), min(height, width / aspect)
+    origin = torch.tensor([(width - inner_width) / 2, (height - inner_height) / 2])
+    extent = torch.tensor([inner_width, inner_height])
+    results = []
+    score_BN, class_BN = y_BCN[:, 4:].max(dim=1)
+    for y_CN, score_N, class_N in zip(y_BCN.cpu(), score_BN.cpu(), class_BN.cpu(), strict=True):
+        keep_K = (score_N > settings.score_threshold).nonzero()[:, 0]
+        keep_K = keep_K[score_N[keep_K].argsort(descending=True)[:MAX_CANDIDATES]]
+        centre_K2, size_K2 = y_CN[:2, keep_K].T, y_CN[2:4, keep_K].T
+        corners_K4 = torch.cat([centre_K2 - size_K2 / 2, centre_K2 + size_K2 / 2], dim=1)
+        best = nms(corners_K4, score_N[keep_K], settings.nms_iou)
+        keep_K, corners_K4 = keep_K[best], corners_K4[best]
+        corners_K4 = ((corners_K4 - origin.repeat(2)) / extent.repeat(2)).clamp(0.0, 1.0)
+        arrays = (corners_K4.numpy(), score_N[keep_K].numpy(), class_N[keep_K].numpy())
+        results.append(Detections(*arrays))
+    return results

@@ -1,0 +1,171 @@
+"""Holds a vanished object where it was for a moment: its sound must not end with its box.
+
+Detected and given boxes go through this one class. What it holds depends on the boxes and depth
+grids before and nothing else, so a tracks file needs only the boxes that were really seen.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from spatial_v2a.conditioning.box_fields import FORGET_AFTER_S, Box, Motion
+from spatial_v2a.geometry import nearness_in_boxes
+from spatial_v2a.timing import TIMING
+
+# What was there more briefly may have been a mistake of the detector.
+MIN_SEEN_TICKS = 3
+# A box that would reach an edge within this time left the picture there.
+REACH_S = 0.2
+# A tracker carries a lost box on for up to five ticks, beside the one that takes its place.
+OVERLAP_TICKS = 6
+# As a share of the picture: a detector that is off by a pixel or two still sees the edge touched.
+EDGE_MARGIN = 0.01
+
+
+@dataclass
+class _Track:
+    """What is known of an object.
+
+    Attributes:
+        box: as it was seen last.
+        motion: of the boxes seen.
+        first_tick: when it was seen first.
+        company: ids that were in the picture or held when it was seen last, its own among them.
+        num_seen: ticks in which it was seen.
+        held: the box that stands for it now, or None.
+    """
+
+    box: Box
+    motion: Motion
+    first_tick: int
+    company: frozenset[int]
+    num_seen: int = 0
+    held: Box | None = None
+
+
+class BoxHold:
+    """Per-stream memory that goes on showing an object for a while; call once per tick, in order.
+
+    An object that was seen in three ticks or more stays, once its box is gone, with class, size,
+    score and nearness as they were: at the edge that it touched or would have touched within 0.2 s,
+    otherwise where it was. That ends when its box is back, when a box of its class comes that was
+    not there with it, or not until its last moment (most likely the same object), when it is
+    silenced, and with the time.
+
+    Args:
+        hold_s: how long, seconds, to the nearest tick; 0 holds nothing.
+    """
+
+    def __init__(self, *, hold_s: float) -> None:
+        self._hold_ticks = round(hold_s * TIMING.tick_hz)
+        self._memory_ticks = max(self._hold_ticks, round(FORGET_AFTER_S * TIMING.tick_hz))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every object."""
+        self._tracks: dict[int, _Track] = {}
+        self._nearness_HW: NDArray | None = None
+        self._tick = 0
+
+    @property
+    def track_ids(self) -> tuple[int, ...]:
+        """Ids of the objects that are remembered, held or not."""
+        return tuple(self._tracks)
+
+    def forget(self, track_ids: Iterable[int]) -> None:
+        """Holds these objects no longer, nor before they were seen anew."""
+        for track_id in track_ids:
+            self._tracks.pop(track_id, None)
+
+    def step(
+        self,
+        boxes: Sequence[Box],
+        *,
+        nearness_HW: NDArray | None = None,
+        silenced: Sequence[Box] = (),
+    ) -> list[Box]:
+        """The boxes of this tick and, behind them, those that are held (`Box.is_held`).
+
+        Args:
+            boxes: seen in this tick, with track ids.
+            nearness_HW: depth grid in which a missing nearness of theirs is read, should they be
+                held later; without it that is 0. It is kept for a tick and must not change.
+            silenced: boxes of this tick that make no sound: seen, but neither given back nor held.
+        """
+        self.forget(box.track_id for box in silenced)
+        in_picture = [*boxes, *silenced]
+        seen_ids = {box.track_id for box in boxes}
+        lost = {i: track for i, track in self._tracks.items() if i not in seen_ids}
+        for track in lost.values():
+            self._hold(track, in_picture)
+        held = [track.held for track in lost.values() if track.held is not None]
+        company = frozenset(box.track_id for box in (*in_picture, *held))
+        for box in boxes:
+            self._see(box, company)
+        self._nearness_HW = nearness_HW
+        self._tick += 1
+        limit = self._tick - self._memory_ticks
+        self._tracks = {i: t for i, t in self._tracks.items() if t.motion.last_tick >= limit}
+        return [*boxes, *held]
+
+    def _see(self, box: Box, company: frozenset[int]) -> None:
+        track = self._tracks.get(box.track_id)
+        if track is None:
+            track = _Track(box, Motion(self._tick, box.cx, box.cy), self._tick, company)
+            self._tracks[box.track_id] = track
+        else:
+            track.motion.follow(box, self._tick)
+        track.box, track.company, track.held = box, company, None
+        track.num_seen += 1
+
+    def _hold(self, track: _Track, in_picture: Sequence[Box]) -> None:
+        """Begins to hold an object, goes on with it or ends it."""
+        ticks_unseen = self._tick - track.motion.last_tick
+        if ticks_unseen == 1 and track.num_seen >= MIN_SEEN_TICKS:
+            track.held = _held(track.box, track.motion, self._nearness_HW)
+        is_replaced = any(self._replaces(box, track) for box in in_picture)
+        if is_replaced or ticks_unseen > self._hold_ticks:
+            track.held = None
+
+    def _replaces(self, box: Box, track: _Track) -> bool:
+        if box.class_index != track.box.class_index:
+            return False
+        if box.track_id not in track.company:
+            return True
+        other = self._tracks.get(box.track_id)
+        latest = max(track.motion.last_tick - OVERLAP_TICKS, track.first_tick)
+        return other is not None and other.first_tick > latest
+
+
+def _held(box: Box, motion: Motion, nearness_HW: NDArray | None) -> Box:
+    """The box that stands for an object from now on.
+
+    Args:
+        box: as it was seen last.
+        motion: of the object.
+        nearness_HW: depth grid of that tick, or None.
+    """
+    near = box.nearness
+    if near is None:
+        corners_14 = np.array([[box.cx, box.cy, box.w, box.h]])
+        near = 0.0 if nearness_HW is None else float(nearness_in_boxes(nearness_HW, corners_14)[0])
+    cx, cy = _settled(box.cx, box.w, motion.vx), _settled(box.cy, box.h, motion.vy)
+    return replace(box, cx=cx, cy=cy, nearness=near, is_held=True)
+
+
+def _settled(centre: float, size: float, speed: float) -> float:
+    """Where a box is held along one axis: at the edge it touches or would soon touch, or there.
+
+    Args:
+        centre, size: as fractions of the picture.
+        speed: of the centre, fractions per second.
+    """
+    way = speed * REACH_S
+    is_low = centre - size / 2 + min(way, 0.0) <= EDGE_MARGIN
+    is_high = centre + size / 2 + max(way, 0.0) >= 1.0 - EDGE_MARGIN
+    if is_low == is_high:
+        return centre
+    # A box that already hangs over its edge stays: what shows of it touches the edge.
+    return min(centre, size / 2) if is_low else max(centre, 1.0 - size / 2)

@@ -1,0 +1,119 @@
+"""RT-DETR adapter: pictures in, scored boxes out, by networks of transformers (Apache-2.0).
+
+The detector of a permissive licence (Zhao et al. 2023, arXiv 2304.08069). Nothing here or in its
+training touches ultralytics.
+Legend: B pictures, Q queries.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForObjectDetection,
+    RTDetrConfig,
+    RTDetrForObjectDetection,
+    RTDetrResNetConfig,
+)
+
+from spatial_v2a.conditioning.detections import Detections, letterbox, select_boxes
+from spatial_v2a.conditioning.frozen import FrozenEncoder
+from spatial_v2a.conditioning.hub import hub_errors
+from spatial_v2a.errors import UserError
+from spatial_v2a.perception_config import RtDetrSettings
+
+PUBLISHED_TYPES = ("rt_detr", "rt_detr_v2", "d_fine")
+STRIDES = [8, 16, 32]
+
+
+def build_rtdetr(settings: RtDetrSettings, *, num_classes: int) -> RTDetrForObjectDetection:
+    """The compact RT-DETR of `settings` with random weights."""
+    width, widths = settings.hidden_size, list(settings.backbone_widths)
+    backbone = RTDetrResNetConfig(
+        embedding_size=widths[0],
+        hidden_sizes=widths,
+        depths=list(settings.backbone_depths),
+        layer_type="basic",
+        out_features=["stage2", "stage3", "stage4"],
+    )
+    return RTDetrForObjectDetection(
+        RTDetrConfig(
+            backbone_config=backbone,
+            encoder_in_channels=widths[1:],
+            feat_strides=STRIDES,
+            encoder_hidden_dim=width,
+            encoder_layers=1,
+            encoder_ffn_dim=2 * width,
+            encoder_attention_heads=settings.num_heads,
+            hidden_expansion=0.5,
+            d_model=width,
+            decoder_in_channels=[width] * len(STRIDES),
+            decoder_layers=settings.num_decoder_layers,
+            decoder_ffn_dim=2 * width,
+            decoder_attention_heads=settings.num_heads,
+            num_queries=settings.num_queries,
+            num_denoising=settings.num_queries,
+            # Frozen ones are for a backbone that comes trained.
+            freeze_backbone_batch_norms=False,
+            num_labels=num_classes,
+        )
+    )
+
+
+def load_published_rtdetr(source: str) -> nn.Module:
+    """RT-DETR, RT-DETRv2 or D-FINE from the hub or a folder.
+
+    Raises:
+        UserError: it cannot be loaded, or is another kind of network.
+    """
+    with hub_errors(source):
+        model = AutoModelForObjectDetection.from_pretrained(source)
+    if model.config.model_type not in PUBLISHED_TYPES:
+        raise UserError(
+            f"{source} is a {model.config.model_type}; use one of {', '.join(PUBLISHED_TYPES)}"
+        )
+    return model
+
+
+class RtDetrDetector(FrozenEncoder):
+    """Frozen RT-DETR.
+
+    Args:
+        settings: input size and thresholds.
+        model: RTDetrForObjectDetection or one of its successors, with its weights.
+        num_classes: size of the configured vocabulary, which the weights must share.
+    """
+
+    def __init__(self, settings: RtDetrSettings, model: nn.Module, *, num_classes: int) -> None:
+        super().__init__()
+        self.settings = settings
+        known: Any = model.config.num_labels
+        if known != num_classes:
+            raise UserError(
+                f"the detector knows {known} classes, vocabulary {settings.vocabulary!r} has "
+                f"{num_classes}; set perception.rtdetr.vocabulary to match the weights"
+            )
+        self.model = model.eval()
+        self.freeze()
+
+    def example(self) -> Tensor:
+        """One black picture."""
+        return torch.zeros(1, 3, self.settings.image_height, self.settings.image_width)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Boxes and class scores [B, 4 + classes, Q] of pictures in 0..1, boxes in input pixels."""
+        found = self.model(pixel_values=x_BCHW)
+        height, width = x_BCHW.shape[-2:]
+        size_4 = x_BCHW.new_tensor([width, height, width, height])
+        return torch.cat([found.pred_boxes * size_4, found.logits.sigmoid()], dim=-1).transpose(
+            1, 2
+        )
+
+    @torch.inference_mode()
+    def detect(self, frames_BHWC: Tensor) -> list[Detections]:
+        """Boxes of each uint8 RGB picture [B, H, W, 3]."""
+        height, width = self.settings.image_height, self.settings.image_width
+        device = next(self.model.parameters()).device
+        x_BCHW = letterbox(frames_BHWC, height, width).to(device).float() / 255.0
+        y_BCN = self.run(x_BCHW)
+        return select_boxes(y_BCN, self.settings, frames_BHWC.shape[2] / frames_BHWC.shape[1])
