@@ -23,6 +23,7 @@ from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import RtDetrSettings
 
 PUBLISHED_TYPES = ("rt_detr", "rt_detr_v2", "d_fine")
+LOSS_TYPE = "RTDetrForObjectDetection"
 STRIDES = [8, 16, 32]
 
 
@@ -93,6 +94,10 @@ class RtDetrDetector(FrozenEncoder):
                 f"the detector knows {known} classes, vocabulary {settings.vocabulary!r} has "
                 f"{num_classes}; set perception.rtdetr.vocabulary to match the weights"
             )
+        for part in model.modules():
+            # The tracer asks every part for its loss, and transformers warns where there is none.
+            if getattr(part, "loss_type", "") is None:
+                part.loss_type = LOSS_TYPE
         self.model = model.eval()
         self.freeze()
 

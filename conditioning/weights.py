@@ -14,14 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from spatial_v2a.checkpoint import DETECTORS, PERCEPTION
 from spatial_v2a.errors import UserError
 
-WEIGHTS_NAME = "perception.safetensors"
-FILE_OF = {
-    "dino": WEIGHTS_NAME,
-    "depth": WEIGHTS_NAME,
-    "detector": "detector-yolo.safetensors",
-    "rtdetr": "detector-rtdetr.safetensors",
+WEIGHTS_NAME = f"{PERCEPTION}.safetensors"
+FILE_OF = {"dino": WEIGHTS_NAME, "depth": WEIGHTS_NAME} | {
+    prefix: f"{stem}.safetensors" for prefix, stem in DETECTORS.items()
 }
 PREFIXES = tuple(FILE_OF)
 

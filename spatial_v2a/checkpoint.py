@@ -3,7 +3,9 @@
 A folder alone rebuilds its model:
     config.yaml               every setting, with format_version
     model.safetensors         16-bit weights; model-00001-of-0000N.safetensors and an index if large
-    perception.safetensors    compact encoders (optional, sharded alike)
+    perception.safetensors    compact encoders of patches and depth (optional, sharded alike)
+    detector-yolo.safetensors, detector-rtdetr.safetensors
+                              compact detectors, apart because of their licences (optional)
     card.md                   data, licence, scores
 """
 
@@ -30,6 +32,8 @@ CONFIG_FILE = "config.yaml"
 CARD_FILE = "card.md"
 MODEL = "model"
 PERCEPTION = "perception"
+# Encoders by the prefix of their tensors; what has none of these is in PERCEPTION.
+DETECTORS = {"detector": "detector-yolo", "rtdetr": "detector-rtdetr"}
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
 # Below 16 MB, where hosts of source code begin to refuse files.
 MAX_FILE_BYTES = 15_000_000
@@ -118,6 +122,22 @@ def read_tensors(folder: Path, stem: str = MODEL) -> dict[str, Tensor]:
     return tensors
 
 
+def read_encoders(folder: Path) -> dict[str, Tensor]:
+    """Reads the weights of all compact encoders that the folder holds, by prefix and name."""
+    stems = [stem for stem in (PERCEPTION, *DETECTORS.values()) if has_tensors(folder, stem)]
+    return {key: tensor for stem in stems for key, tensor in read_tensors(folder, stem).items()}
+
+
+def write_encoders(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes weights of compact encoders, each into the file it belongs to."""
+    by_stem: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        stem = DETECTORS.get(key.split(".", 1)[0], PERCEPTION)
+        by_stem.setdefault(stem, {})[key] = tensor
+    for stem, part in by_stem.items():
+        write_tensors(folder, stem, part)
+
+
 def write_tensors(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> None:
     """Writes weights in 16 bits, split so that no file passes `MAX_FILE_BYTES`."""
     stored = {key: _narrow(tensor) for key, tensor in tensors.items()}
@@ -186,7 +206,7 @@ def write_checkpoint(
             (draft / CARD_FILE).write_text(card.rstrip() + "\n", "utf-8")
             write_tensors(draft, MODEL, tensors)
             if perception:
-                write_tensors(draft, PERCEPTION, perception)
+                write_encoders(draft, perception)
     except OSError as error:
         raise UserError(f"cannot write {folder} ({error}); choose a writable place") from None
     return folder

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from spatial_v2a.autoencoder import StereoAutoencoder
 from spatial_v2a.checkpoint import (
     MODEL,
-    PERCEPTION,
     find_checkpoint,
-    has_tensors,
     load_into,
     read_card,
     read_config,
+    read_encoders,
     read_tensors,
     upload_checkpoint,
     write_checkpoint,
@@ -155,8 +154,8 @@ class SpatialV2A(nn.Module):
         """
         if card is None:
             card = (read_card(self.folder) if self.folder else "") or self._plain_card()
-        if perception is None and self.folder and has_tensors(self.folder, PERCEPTION):
-            perception = read_tensors(self.folder, PERCEPTION)
+        if perception is None and self.folder:
+            perception = read_encoders(self.folder)
         return write_checkpoint(
             folder,
             config=self.config,

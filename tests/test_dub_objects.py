@@ -17,6 +17,7 @@ from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.conditioning.openvino_graph import SWITCH
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.weights import FILE_OF
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli import run
 from spatial_v2a.inference.dub import Dubber
@@ -52,7 +53,9 @@ def checkpoint(tmp_path_factory, tiny_config: Config) -> Path:
     config = tiny_config.model_copy(update={"perception": read_config(bundled).perception})
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     shaken(SpatialV2A(config)).save_pretrained(folder, card="Random weights for tests.")
-    shutil.copy(bundled / "perception.safetensors", folder)
+    for name in set(FILE_OF.values()):
+        if (bundled / name).is_file():
+            shutil.copy(bundled / name, folder)
     return folder
 
 

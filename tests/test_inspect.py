@@ -447,7 +447,7 @@ def test_bad_detector_settings(tmp_path: Path, tiny_config: Config, capsys) -> N
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny", tiny_config)
     path = write_sway(tmp_path / "sway.mkv")
     assert "field of view 180" in refused(["inspect", path, "--fov", 180], tmp_path, capsys)
-    (checkpoint / "perception.safetensors").unlink()
+    (checkpoint / "detector-yolo.safetensors").unlink()
     words = ["inspect", path, "--checkpoint", checkpoint]
-    assert "perception.safetensors" in refused(words, tmp_path, capsys)
+    assert "detector-yolo.safetensors" in refused(words, tmp_path, capsys)
     assert "no checkpoint" in refused([*words[:3], tmp_path / "no"], tmp_path, capsys)

@@ -267,3 +267,19 @@ def test_bench_times_it_with_random_weights() -> None:
     assert isinstance(subject.perception.detector, RtDetrDetector)
     frame_BHWC = np.zeros((1, 48, 64, 3), np.uint8)
     assert bool(subject.perception.step(frame_BHWC).has_boxes_BT.all())
+
+
+def test_a_saved_model_keeps_its_detectors(folder: Path, tmp_path: Path) -> None:
+    """Training saves the model anew, stage after stage: its encoders go along."""
+    shutil.copytree(folder, tmp_path / "both")
+    config = read_config(folder).perception
+    model = build_rtdetr(config.rtdetr, num_classes=config.num_classes)
+    write_weights(tmp_path / "both", "rtdetr", model)
+    saved = SpatialV2A.from_pretrained(tmp_path / "both").save_pretrained(tmp_path / "saved")
+    for name in ("yolo", "rtdetr"):
+        before, after = (
+            load_file(where / f"detector-{name}.safetensors")
+            for where in (tmp_path / "both", saved)
+        )
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[key], after[key]) for key in before)

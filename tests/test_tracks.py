@@ -63,7 +63,8 @@ def checkpoint(tmp_path_factory, tiny_config: Config) -> Path:
     config = tiny_config.model_copy(update={"perception": read_config(bundled).perception})
     folder = tmp_path_factory.mktemp("checkpoint") / "tiny"
     shaken(SpatialV2A(config)).save_pretrained(folder, card="Random weights for tests.")
-    shutil.copy(bundled / "perception.safetensors", folder)
+    for name in ("perception.safetensors", "detector-yolo.safetensors"):
+        shutil.copy(bundled / name, folder)
     return folder
 
 
