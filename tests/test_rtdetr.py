@@ -31,6 +31,8 @@ from spatial_v2a.conditioning.yolo import YoloDetector
 from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.benchmark.subject import load_subject
+from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.evaluation.generate import load_system
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.perception_config import RtDetrSettings
 from spatial_v2a.training.perception_boxes import DetectorBatch
@@ -228,6 +230,12 @@ def test_a_checkpoint_with_both_takes_the_one_that_is_named(folder: Path, tmp_pa
     plain = Perception.from_checkpoint(tmp_path / "both", read_config(folder).perception)
     assert isinstance(plain.detector, YoloDetector)
     assert seen.fingerprint("boxes") != plain.fingerprint("boxes")
+    systems = [
+        load_system(str(tmp_path / "both"), settings=EngineSettings(), detector=name)
+        for name in ("yolo", "rtdetr", None)
+    ]
+    first, second, default = (system.digest for system in systems)
+    assert first == default != second, "sounds of one would be taken for those of the other"
 
 
 def test_without_the_other_detectors_file_this_one_still_runs(folder: Path, tmp_path: Path) -> None:

@@ -34,7 +34,8 @@ class System:
     """A loaded checkpoint, ready to dub.
 
     Attributes:
-        digest: hash of the checkpoint's files; part of every stamp.
+        digest: hash of the checkpoint's files and of the settings of its perception; part of every
+            stamp.
         device: where it runs.
     """
 

@@ -69,9 +69,7 @@ class Plan:
 
 def clip_stamp(system: System, clip: Clip, *, slot: int, objects: Objects) -> str:
     """Stamp of every sound the system makes for a clip in a slot."""
-    # The perception's defaults may change while the checkpoint's files stay.
-    seen = str(system.model.config.perception)
-    return stamp_of(system.digest, str(system.settings), clip_digest(clip), slot, objects, seen)
+    return stamp_of(system.digest, str(system.settings), clip_digest(clip), slot, objects)
 
 
 def keep_ground_truth(clip: Clip, store: SoundStore) -> dict[str, Any]:
