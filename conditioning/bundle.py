@@ -20,7 +20,7 @@ from torch import Tensor
 from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.depth import DepthEncoder, build_depth, load_depth
-from spatial_v2a.conditioning.detections import Detections
+from spatial_v2a.conditioning.detections import BoxDetector, Detections
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
 from spatial_v2a.conditioning.hold import BoxHold
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
@@ -68,7 +68,7 @@ class Perception:
         *,
         dino: DinoEncoder | None,
         depth: DepthEncoder | None,
-        detector: YoloDetector | RtDetrDetector | None,
+        detector: BoxDetector | None,
     ) -> None:
         self.config = config
         self.dino = dino
@@ -303,7 +303,7 @@ def _load_depth(folder: Path, config: PerceptionConfig) -> DepthEncoder:
     return DepthEncoder(config.depth, model)
 
 
-def _load_detector(folder: Path, config: PerceptionConfig) -> YoloDetector | RtDetrDetector:
+def _load_detector(folder: Path, config: PerceptionConfig) -> BoxDetector:
     num_classes = config.num_classes
     if config.boxes_from == "rtdetr":
         settings = config.rtdetr

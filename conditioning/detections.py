@@ -1,4 +1,4 @@
-"""What every detector gives, and how its pictures and boxes are fitted to one another.
+"""What every detector is and gives, and how its pictures and boxes are fitted to one another.
 
 Legend: B pictures, N candidates, K boxes; corners are x1, y1, x2, y2 as fractions of the picture.
 """
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from torchvision.ops import nms
 
-from spatial_v2a.conditioning.frozen import resize_frames
+from spatial_v2a.conditioning.frozen import FrozenEncoder, resize_frames
 from spatial_v2a.perception_config import BoxSettings
 
 PAD_GREY = 114
@@ -71,3 +71,26 @@ def select_boxes(y_BCN: Tensor, settings: BoxSettings, aspect: float) -> list[De
         arrays = (corners_K4.numpy(), score_N[keep_K].numpy(), class_N[keep_K].numpy())
         results.append(Detections(*arrays))
     return results
+
+
+class BoxDetector(FrozenEncoder):
+    """A frozen detector; a subclass sets `settings` and `model`.
+
+    Its `forward` takes pictures in 0..1 and gives centres and sizes in input pixels and class
+    scores, [B, 4 + classes, N].
+    """
+
+    settings: BoxSettings
+
+    def example(self) -> Tensor:
+        """One black picture."""
+        return torch.zeros(1, 3, self.settings.image_height, self.settings.image_width)
+
+    @torch.inference_mode()
+    def detect(self, frames_BHWC: Tensor) -> list[Detections]:
+        """Boxes of each uint8 RGB picture [B, H, W, 3]."""
+        height, width = self.settings.image_height, self.settings.image_width
+        device = next(self.model.parameters()).device
+        x_BCHW = letterbox(frames_BHWC, height, width).to(device).float() / 255.0
+        y_BCN = self.run(x_BCHW)
+        return select_boxes(y_BCN, self.settings, frames_BHWC.shape[2] / frames_BHWC.shape[1])

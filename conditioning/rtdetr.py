@@ -16,8 +16,7 @@ from transformers import (
     RTDetrResNetConfig,
 )
 
-from spatial_v2a.conditioning.detections import Detections, letterbox, select_boxes
-from spatial_v2a.conditioning.frozen import FrozenEncoder
+from spatial_v2a.conditioning.detections import BoxDetector
 from spatial_v2a.conditioning.hub import hub_errors
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import RtDetrSettings
@@ -76,7 +75,7 @@ def load_published_rtdetr(source: str) -> nn.Module:
     return model
 
 
-class RtDetrDetector(FrozenEncoder):
+class RtDetrDetector(BoxDetector):
     """Frozen RT-DETR.
 
     Args:
@@ -101,10 +100,6 @@ class RtDetrDetector(FrozenEncoder):
         self.model = model.eval()
         self.freeze()
 
-    def example(self) -> Tensor:
-        """One black picture."""
-        return torch.zeros(1, 3, self.settings.image_height, self.settings.image_width)
-
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Boxes and class scores [B, 4 + classes, Q] of pictures in 0..1, boxes in input pixels."""
         found = self.model(pixel_values=x_BCHW)
@@ -113,12 +108,3 @@ class RtDetrDetector(FrozenEncoder):
         return torch.cat([found.pred_boxes * size_4, found.logits.sigmoid()], dim=-1).transpose(
             1, 2
         )
-
-    @torch.inference_mode()
-    def detect(self, frames_BHWC: Tensor) -> list[Detections]:
-        """Boxes of each uint8 RGB picture [B, H, W, 3]."""
-        height, width = self.settings.image_height, self.settings.image_width
-        device = next(self.model.parameters()).device
-        x_BCHW = letterbox(frames_BHWC, height, width).to(device).float() / 255.0
-        y_BCN = self.run(x_BCHW)
-        return select_boxes(y_BCN, self.settings, frames_BHWC.shape[2] / frames_BHWC.shape[1])

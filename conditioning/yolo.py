@@ -13,12 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import torch
 import yaml
 from torch import Tensor, nn
 
-from spatial_v2a.conditioning.detections import Detections, letterbox, select_boxes
-from spatial_v2a.conditioning.frozen import FrozenEncoder
+from spatial_v2a.conditioning.detections import BoxDetector
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import DetectorSettings
 
@@ -78,7 +76,7 @@ def load_published_yolo11(source: str) -> nn.Module:
     return yolo.model.float()
 
 
-class YoloDetector(FrozenEncoder):
+class YoloDetector(BoxDetector):
     """Frozen YOLO11.
 
     Args:
@@ -99,20 +97,6 @@ class YoloDetector(FrozenEncoder):
         self.model = model.eval().fuse(verbose=False)
         self.freeze()
 
-    def example(self) -> Tensor:
-        """One black picture."""
-        return torch.zeros(1, 3, self.settings.image_height, self.settings.image_width)
-
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Decoded boxes and class scores [B, 4 + classes, N] of pictures in 0..1."""
         return self.model(x_BCHW)[0]
-
-    @torch.inference_mode()
-    def detect(self, frames_BHWC: Tensor) -> list[Detections]:
-        """Boxes of each uint8 RGB picture [B, H, W, 3]."""
-        height, width = self.settings.image_height, self.settings.image_width
-        device = next(self.model.parameters()).device
-        x_BCHW = letterbox(frames_BHWC, height, width).to(device).float() / 255.0
-        y_BCN = self.run(x_BCHW)
-        aspect = frames_BHWC.shape[2] / frames_BHWC.shape[1]
-        return select_boxes(y_BCN, self.settings, aspect)

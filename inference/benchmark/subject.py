@@ -11,6 +11,7 @@ from transformers import (
 
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.depth import DepthEncoder, build_depth
+from spatial_v2a.conditioning.detections import BoxDetector
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11
@@ -112,7 +113,7 @@ def _random_depth(settings: DepthSettings) -> DepthEncoder:
     return DepthEncoder(settings, DepthAnythingForDepthEstimation(DepthAnythingConfig()))
 
 
-def _random_detector(config: PerceptionConfig) -> YoloDetector | RtDetrDetector:
+def _random_detector(config: PerceptionConfig) -> BoxDetector:
     num_classes = config.num_classes
     if config.boxes_from == "rtdetr":
         if config.rtdetr.source is not None:
