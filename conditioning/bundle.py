@@ -19,6 +19,7 @@ from torch import Tensor
 
 from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.closer_look import cut_out, join_looks, region_of
 from spatial_v2a.conditioning.depth import DepthEncoder, build_depth, load_depth
 from spatial_v2a.conditioning.detections import BoxDetector, Detections
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
@@ -227,17 +228,32 @@ class Perception:
                 picture, in turns where they can; where one does not, its result is None.
         """
         nothing = [None] * len(frames_BHWC)
-        looks, depth_every = self.config.boxes.every_ticks, self.config.depth.every_ticks
-        sees_boxes = [tick % looks == 0 for tick in ticks]
+        depth_every = self.config.depth.every_ticks
         sees_depth = [tick == 0 or (tick + 1) % depth_every == 0 for tick in ticks]
         dino = nothing if self.dino is None else self.dino.encode(frames_BHWC).cpu()
         depth = found = nothing
         if self.depth is not None:
             depth = _of_some(self.depth.encode, frames_BHWC, sees_depth)
         if self.detector is not None:
-            found = _of_some(self.detector.detect, frames_BHWC, sees_boxes)
+            found = self._find(frames_BHWC, ticks)
         grids = [None if grid is None else grid.cpu().numpy() for grid in depth]
         return list(zip(dino, grids, found, strict=True))
+
+    def _find(self, frames_BHWC: Tensor, ticks: list[int]) -> list[Detections | None]:
+        """What the detector finds in the pictures it looks at, None for the others."""
+        every, weight = self.config.boxes.every_ticks, self.config.boxes.closer_look_weight
+        sees = [tick % every == 0 for tick in ticks]
+        found = _of_some(self.detector.detect, frames_BHWC, sees)
+        if weight == 0.0 or not any(sees):
+            return found
+        height, width = frames_BHWC.shape[1:3]
+        regions = [region_of(tick // every, height=height, width=width) for tick in ticks]
+        parts = [cut_out(frame, region) for frame, region in zip(frames_BHWC, regions, strict=True)]
+        near = _of_some(self.detector.detect, torch.stack(parts), sees)
+        return [
+            None if whole is None else join_looks(whole, part, region, weight=weight)
+            for whole, part, region in zip(found, near, regions, strict=True)
+        ]
 
     def _features(
         self,

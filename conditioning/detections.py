@@ -5,6 +5,7 @@ Legend: B pictures, N candidates, K boxes; corners are x1, y1, x2, y2 as fractio
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -19,6 +20,26 @@ MAX_CANDIDATES = 64
 
 
 @dataclass(frozen=True)
+class Region:
+    """A part of a picture; the sides are fractions of its width and height."""
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    def holds(self, x: float, y: float) -> bool:
+        """Whether a point of the picture lies in it."""
+        return self.x1 <= x <= self.x2 and self.y1 <= y <= self.y2
+
+    def to_picture(self, corners_K4: NDArray) -> NDArray:
+        """Corners in fractions of the region as fractions of the picture."""
+        origin_4 = np.array([self.x1, self.y1] * 2, dtype=corners_K4.dtype)
+        extent_4 = np.array([self.x2 - self.x1, self.y2 - self.y1] * 2, dtype=corners_K4.dtype)
+        return origin_4 + extent_4 * corners_K4
+
+
+@dataclass(frozen=True)
 class Detections:
     """Boxes of one picture, strongest first.
 
@@ -26,11 +47,13 @@ class Detections:
         corners_K4: x1, y1, x2, y2 as fractions of the picture, float32.
         score_K: confidence 0..1.
         class_K: class index in the vocabulary, int64.
+        looked_near: the part that was looked at from nearer as well, or None.
     """
 
     corners_K4: NDArray
     score_K: NDArray
     class_K: NDArray
+    looked_near: Region | None = None
 
 
 def letterbox(frames_BHWC: Tensor, height: int, width: int) -> Tensor:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.conditioning.box_fields import Box
-from spatial_v2a.conditioning.detections import Detections
+from spatial_v2a.conditioning.detections import Detections, Region
 from spatial_v2a.timing import TIMING
 
 # Boxes are enlarged before overlap is measured, so that small fast objects are not lost.
@@ -28,6 +28,10 @@ FORGET_AFTER_TICKS = TIMING.tick_hz
 COAST_TICKS = 5
 COAST_SCORE = 0.7
 MIN_COAST_HITS = 3
+# What is smaller than this may be seen by the closer look only, so that a tick in which that went
+# elsewhere says nothing; but not for longer than this.
+SMALL_SIDE = 0.3
+LOOKED_AWAY_TICKS = 12
 # Weak boxes alone carry a track on for this long: some things only look like an object at times.
 WEAK_TICKS = TIMING.tick_hz
 
@@ -91,7 +95,8 @@ class BoxTracker:
         waiting, unmatched = self._assign(waiting, strong, boxes_N4, found, STRONG_COST_LIMIT)
         waiting, _ = self._assign(waiting, weak, boxes_N4, found, WEAK_COST_LIMIT)
         for k in waiting:
-            self._tracks[k].num_missed += 1
+            if not _is_looked_away(self._tracks[k], found.looked_near):
+                self._tracks[k].num_missed += 1
         for n in unmatched:
             votes = {int(found.class_K[n]): float(found.score_K[n])}
             track = _Track(self._next_id, boxes_N4[n], np.zeros(4), votes, float(found.score_K[n]))
@@ -139,6 +144,14 @@ def _update(track: _Track, box_4: NDArray, label: int, score: float) -> None:
     track.num_hits += 1
     track.num_missed = 0
     track.ticks_unseen = 0
+
+
+def _is_looked_away(track: _Track, looked_near: Region | None) -> bool:
+    """Whether a track was not found where only the closer look, which went elsewhere, finds it."""
+    if looked_near is None or track.ticks_unseen > LOOKED_AWAY_TICKS:
+        return False
+    cx, cy, w, h = track.box_4
+    return max(w, h) < SMALL_SIDE and not looked_near.holds(cx, cy)
 
 
 def _is_shown(track: _Track) -> bool:

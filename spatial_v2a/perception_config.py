@@ -9,6 +9,8 @@ from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.strict import StrictConfig
 
 DetectorName = Literal["yolo", "rtdetr"]
+# How much larger the detector sees a part of the picture in its closer look.
+CLOSER_LOOK_MAGNIFICATION = 2
 VOCABULARY_SIZES = {"stage": len(CLASS_NAMES), "coco": 80}
 
 
@@ -74,6 +76,9 @@ class BoxSettings(StrictConfig):
         nms_iou: overlap above which the weaker of two boxes is dropped, whatever its class.
         every_ticks: it looks at the first picture and then at every so-many-th; between, tracks
             move on by themselves.
+        closer_look_weight: what the scores of a second look count that sees a part of the picture
+            at twice the size, another part every time (`conditioning/closer_look.py`); 0 looks
+            once.
     """
 
     vocabulary: Literal["stage", "coco"] = "stage"
@@ -83,6 +88,7 @@ class BoxSettings(StrictConfig):
     new_track_score: float = 0.3
     nms_iou: float = 0.5
     every_ticks: PositiveInt = 1
+    closer_look_weight: float = Field(default=0.0, ge=0, le=1)
 
 
 class DetectorSettings(BoxSettings):
@@ -155,7 +161,8 @@ class PerceptionConfig(StrictConfig):
     @property
     def max_image_width(self) -> int:
         """Widest picture an encoder takes; wider ones are scaled down to it where they are read."""
-        return max(part.image_width for part in (self.dino, self.depth, self.boxes))
+        times = CLOSER_LOOK_MAGNIFICATION if self.boxes.closer_look_weight else 1
+        return max(self.dino.image_width, self.depth.image_width, times * self.boxes.image_width)
 
     @property
     def shapes(self) -> PerceptionShapes:

@@ -102,5 +102,6 @@ def band_matrix(num_bins: int, num_bands: int, nyquist_hz: float) -> Tensor:
     hertz = torch.linspace(0, nyquist_hz, num_bins, dtype=torch.float64)
     rate = 21.4 * torch.log10(1 + 0.00437 * hertz)
     position = rate / rate[-1] * (num_bands - 1)
-    weights = 1 - (position[:, None] - torch.arange(num_bands, dtype=torch.float64)).abs()
+    band = torch.arange(num_bands, dtype=torch.float64, device=position.device)
+    weights = 1 - (position[:, None] - band).abs()
     return weights.clamp(min=0).float()
