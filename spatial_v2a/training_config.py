@@ -73,6 +73,8 @@ class GeneratorTraining(StageTraining):
             anywhere that is silent or shows an object.
         scene_cut_share: share of the rows in which the picture and its sound are cut to those of
             another clip, so that what sounded does not outlast what is seen.
+        late_box_share: share of the rows that are silent and without boxes until a box is seen
+            somewhere in their middle, so that an object which is found late sounds all the same.
     """
 
     steps: int = 6000
@@ -84,6 +86,7 @@ class GeneratorTraining(StageTraining):
     num_given_views: int = Field(default=3, ge=1)
     clip_start_share: float = Field(default=0.3, ge=0, le=1)
     scene_cut_share: float = Field(default=0.5, ge=0, le=1)
+    late_box_share: float = Field(default=0.2, ge=0, le=1)
 
 
 class DiffusionTraining(GeneratorTraining):

@@ -8,9 +8,15 @@ import torch
 
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
-from spatial_v2a.features import FrameFeatures, empty_features
+from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.training.generator_data import encode_clips, first_tick, join_scenes, view_of
+from spatial_v2a.training.generator_data import (
+    begin_late,
+    encode_clips,
+    first_tick,
+    join_scenes,
+    view_of,
+)
 from spatial_v2a.training.shards import ShardIndex
 from tests import evaluation_clips as fake
 
@@ -62,6 +68,27 @@ def test_scenes_join_at_the_cut() -> None:
     assert latents_TD[:, 0].tolist() == [0, 0, 1, 2, 3, 4]
     assert features.boxes_BTKF[0, :, 0, 0].tolist() == [0, 0, 0, 1, 2, 3]
     assert features.box_mask_BTK[0, :, 0].tolist() == [False] * 5 + [True]
+
+
+def test_an_object_found_late_sounds_from_then_on_and_is_new() -> None:
+    seen, latents_TD = seen_features(), torch.ones(TICKS, 3)
+    seen.box_mask_BTK[0, :, 0] = True
+    seen.boxes_BTKF[0, :, 0, BOX_FIELDS.index("age")] = 2.0 + torch.arange(TICKS) / 30
+    begun = set()
+    for seed in range(20):
+        late = begin_late((seen, latents_TD), torch.zeros(3), np.random.default_rng(seed))
+        begin = int(late[1][:, 0].nonzero()[0])
+        begun.add(begin)
+        assert late[1][:, 0].tolist() == [0.0] * begin + [1.0] * (TICKS - begin)
+        assert late[0].box_mask_BTK[0, :, 0].tolist() == [False] * begin + [True] * (TICKS - begin)
+        age_T = late[0].boxes_BTKF[0, begin:, 0, BOX_FIELDS.index("age")]
+        torch.testing.assert_close(age_T, torch.arange(TICKS - begin) / 30)
+    assert begun == {1, 2, 3, 4}, "the middle two thirds"
+    assert seen.box_mask_BTK[0, :, 0].all() and (latents_TD == 1).all(), "the clip stays"
+    never = seen_features()
+    never.box_mask_BTK[:] = False
+    row = begin_late((never, latents_TD), torch.zeros(3), np.random.default_rng(0))
+    assert row[0] is never and row[1] is latents_TD
 
 
 def test_latents_are_kept_for_the_autoencoder_that_made_them(

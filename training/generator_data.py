@@ -10,7 +10,7 @@ Legend: B sequences, T ticks, D latent width.
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +23,9 @@ from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.given import clip_features
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.errors import UserError
-from spatial_v2a.features import FrameFeatures, mirror_features
+from spatial_v2a.features import BOX_FIELDS, FrameFeatures, mirror_features
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.timing import TIMING
 from spatial_v2a.training.audio_data import decode_flac
 from spatial_v2a.training.degrade import Degrader
 from spatial_v2a.training.shards import ShardIndex
@@ -111,6 +112,7 @@ class GeneratorData:
         num_given_views: differently degraded views of the engine's geometry kept per clip.
         clip_start_share: share of the crops that begin where their clip begins.
         scene_cut_share: share of the rows in which one clip is cut to another.
+        late_box_share: share of the rows that are silent and without boxes until some box is seen.
     """
 
     def __init__(
@@ -124,17 +126,19 @@ class GeneratorData:
         num_given_views: int,
         clip_start_share: float = 0.0,
         scene_cut_share: float = 0.0,
+        late_box_share: float = 0.0,
     ) -> None:
         self.clip_start_share = clip_start_share
         self.scene_cut_share = scene_cut_share
+        self.late_box_share = late_box_share
         self.detected_share = detected_share
         self.grid_width = model.config.perception.shapes.grid_width
         self.num_odd_latents = model.config.autoencoder.num_odd_latents
         latents = encode_clips(model, index, cache)
-        silence_D = silent_latent(model)
+        self.silence_D = silent_latent(model)
         self.clips = []
         for key in track(index.keys, description="reading geometry"):
-            distance_T = (latents[key].float() - silence_D).square().mean(-1).sqrt()
+            distance_T = (latents[key].float() - self.silence_D).square().mean(-1).sqrt()
             silent_T = distance_T < SILENT_DISTANCE
             knows_boxes = bool(index.meta(key)["sources"]) or bool(silent_T.all())
             given = _given_views(index, key, model, num_given_views)
@@ -169,6 +173,8 @@ class GeneratorData:
     def _row(self, rng: np.random.Generator, crop_ticks: int) -> tuple[FrameFeatures, Tensor]:
         """A crop, or the beginnings of two: after a cut the picture decides, not what sounded."""
         first = self._crop(rng, crop_ticks)
+        if self.late_box_share > 0 and rng.random() < self.late_box_share:
+            return begin_late(first, self.silence_D, rng)
         if self.scene_cut_share == 0 or rng.random() >= self.scene_cut_share:
             return first
         cut = int(rng.integers(crop_ticks // 4, 3 * crop_ticks // 4 + 1))
@@ -205,6 +211,33 @@ def join_scenes(
         for name, seen in vars(before[0]).items()
     }
     return FrameFeatures(**features), torch.cat((before[1][:cut], after[1][:rest]))
+
+
+def begin_late(
+    row: tuple[FrameFeatures, Tensor], silence_D: Tensor, rng: np.random.Generator
+) -> tuple[FrameFeatures, Tensor]:
+    """Features [1, T] and latents [T, D] of an object that is found late: silence until then.
+
+    In a recording what is seen late has sounded before, so its sound is in the history; a model
+    that has been silent for want of a box must learn to begin all the same. A row stays as it is
+    where no box is seen in the middle two thirds.
+    """
+    features, latents_TD = row
+    num_ticks = len(latents_TD)
+    shows_T = features.box_mask_BTK[0].any(-1) & features.has_boxes_BT[0]
+    first, last = num_ticks // 6, 5 * num_ticks // 6
+    ticks = shows_T[first:last].nonzero().flatten() + first
+    if len(ticks) == 0:
+        return row
+    begin = int(ticks[rng.integers(len(ticks))])
+    mask_BTK, boxes_BTKF = features.box_mask_BTK.clone(), features.boxes_BTKF.clone()
+    mask_BTK[:, :begin] = False
+    known_s_T = (torch.arange(num_ticks) - begin).clamp_min(0) / TIMING.tick_hz
+    age_BTK = boxes_BTKF[..., BOX_FIELDS.index("age")]
+    age_BTK.clamp_(max=known_s_T.to(age_BTK)[None, :, None])
+    latents_TD = latents_TD.clone()
+    latents_TD[:begin] = silence_D.to(latents_TD)
+    return replace(features, box_mask_BTK=mask_BTK, boxes_BTKF=boxes_BTKF), latents_TD
 
 
 @torch.no_grad()
