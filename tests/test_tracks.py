@@ -218,7 +218,9 @@ def test_many_objects_that_come_and_go_are_the_same_from_the_file(
             for (cx, cy, label), (w, h) in zip(middles, sizes, strict=True)
         ]
         rows_T.append([row for row in rows if row[0][2] > 0 and row[0][0] < 1])
-    config = dubber.perception.config.model_copy(update={"max_boxes": 2})
+    config = dubber.perception.config
+    once = config.detector.model_copy(update={"closer_look_weight": 0.0})  # as the script tells it
+    config = config.model_copy(update={"max_boxes": 2, "detector": once})
 
     def scripted() -> Perception:
         return Perception(config, dino=None, depth=dubber.perception.depth, detector=Script(rows_T))
