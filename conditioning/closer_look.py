@@ -1,13 +1,11 @@
 """A second look of the detector at a part of the picture, from nearer: small objects are far ones.
 
-Half of the picture's width and height is seen at twice the size, the left, the middle and the right
-third of the way in turns. What is small stands near the horizon, so all of them lie a little below
+Half of the picture's width and height is seen at twice the size: left, middle and right in turns.
+What is small stands near the horizon, so all of them lie a little below
 the middle of the picture.
 
 Legend: B pictures, K boxes; corners are x1, y1, x2, y2 as fractions of the picture.
 """
-
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +60,8 @@ def join_looks(whole: Detections, near: Detections, region: Region, *, weight: f
         region: the part.
         weight: what its scores count: enlarged textures pass for objects more easily.
     """
-    corners_K4, score_K, class_K = (x.copy() for x in _fields(whole))
+    corners_K4, score_K = whole.corners_K4.copy(), whole.score_K.copy()
+    class_K = whole.class_K.copy()
     num_whole = len(score_K)
     near_K4 = region.to_picture(near.corners_K4)
     near_score_K = (weight * near.score_K).astype(score_K.dtype)
@@ -81,17 +80,12 @@ def join_looks(whole: Detections, near: Detections, region: Region, *, weight: f
     score_K = np.concatenate([score_K, near_score_K[is_new_K]])
     class_K = np.concatenate([class_K, near.class_K[is_new_K]])
     order_K = np.argsort(-score_K, kind="stable")
-    joined = Detections(corners_K4[order_K], score_K[order_K], class_K[order_K])
-    return replace(joined, looked_near=region)
+    return Detections(corners_K4[order_K], score_K[order_K], class_K[order_K], looked_near=region)
 
 
 def _part_size(height: int, width: int) -> tuple[int, int]:
     times = CLOSER_LOOK_MAGNIFICATION
     return max(1, height // times), max(1, width // times)
-
-
-def _fields(found: Detections) -> tuple[NDArray, NDArray, NDArray]:
-    return found.corners_K4, found.score_K, found.class_K
 
 
 def _longer_side(corners_K4: NDArray) -> NDArray:
