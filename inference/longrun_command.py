@@ -50,9 +50,10 @@ def run_long(
         f"memory {result.memory_growth_mb:+.1f} MB after minute 1, "
         f"level {result.level_db:+.2f} dB, worst band {result.worst_band_db:.2f} dB, "
         f"side/mid {result.side_over_mid_db:+.2f} dB, "
-        f"median tick {100 * result.tick_change:+.1f} % (a fixed piece of work "
-        f"{100 * result.machine_change:+.1f} %, the tick beside it "
-        f"{100 * result.tick_change_beside_machine:+.1f} %), "
+        f"median tick {100 * result.tick_change:+.1f} % (perception begun anew "
+        f"{100 * result.fresh_change:+.1f} %, the tick beside it "
+        f"{100 * result.tick_change_beside_fresh:+.1f} %, a line through all minutes "
+        f"{100 * result.trend_beside_fresh:+.1f} %), "
         f"{result.realtime_factor:.2f} x real time"
     )
     print(f"report: {out / 'long_run.json'}, picture: {out / 'long_run.png'}")

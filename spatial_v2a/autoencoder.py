@@ -335,9 +335,13 @@ class StereoAutoencoder(nn.Module):
         return self.decoder.init_state(batch_size, max_chunk=max_chunk, device=device, dtype=dtype)
 
 
+def split_latents(latents: Tensor, num_odd_latents: int) -> tuple[Tensor, Tensor]:
+    """Even and odd dimensions of latents [..., D]."""
+    even, odd = latents.split([latents.shape[-1] - num_odd_latents, num_odd_latents], dim=-1)
+    return even, odd
+
+
 def mirror_latents(latents_BTD: Tensor, num_odd_latents: int) -> Tensor:
     """Latents of the same sound with its channels swapped."""
-    even_BTD, odd_BTD = latents_BTD.split(
-        [latents_BTD.shape[-1] - num_odd_latents, num_odd_latents], dim=-1
-    )
+    even_BTD, odd_BTD = split_latents(latents_BTD, num_odd_latents)
     return torch.cat([even_BTD, -odd_BTD], dim=-1)

@@ -10,7 +10,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.autoencoder import StereoAutoencoder
+from spatial_v2a.autoencoder import StereoAutoencoder, split_latents
 from spatial_v2a.checkpoint import (
     MODEL,
     find_checkpoint,
@@ -62,7 +62,7 @@ class SpatialV2A(nn.Module):
         gain = pan_strength * self.config.sampler.pan_gain
         if gain == 1.0:
             return latents
-        even, odd = latents.split([latents.shape[-1] - num_odd, num_odd], dim=-1)
+        even, odd = split_latents(latents, num_odd)
         return torch.cat((even, gain * odd), dim=-1)
 
     @torch.no_grad()

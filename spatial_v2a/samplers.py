@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spatial_v2a.autoencoder import split_latents
 from spatial_v2a.sampler_config import SamplerConfig
 
 # (x [..., D], sigma scalar tensor) -> estimate of the clean latent [..., D]
@@ -43,10 +44,9 @@ def shape_noise(noise: Tensor, config: SamplerConfig, *, num_odd_latents: int) -
     The odd ones are scaled by `odd_noise`, and even vectors longer than `max_radius` times their
     expected length are shortened to that (the truncation of 1809.11096, for the whole vector).
     """
-    num_even = noise.shape[-1] - num_odd_latents
-    even, odd = noise.split([num_even, num_odd_latents], dim=-1)
+    even, odd = split_latents(noise, num_odd_latents)
     if config.max_radius is not None:
-        longest = config.max_radius * num_even**0.5
+        longest = config.max_radius * even.shape[-1] ** 0.5
         length = even.square().sum(-1, keepdim=True).sqrt()
         even = even * (longest / length.clamp_min(1e-6)).clamp_max(1.0)
     return torch.cat((even, config.odd_noise * odd), dim=-1)

@@ -96,8 +96,8 @@ def test_minutes_compare_by_hand():
     """Half the level everywhere is -6 dB in level and in every band that is heard."""
     noise_LC = np.random.default_rng(0).normal(size=(TIMING.sample_rate_hz, 2)) * 0.05
     loud, quiet = (
-        minutes.minute_of(sound_LC, np.array(tick_ms), np.array([work_ms, np.nan, np.nan]))
-        for sound_LC, tick_ms, work_ms in (
+        minutes.minute_of(sound_LC, np.array(tick_ms), np.array([fresh_ms, np.nan, np.nan]))
+        for sound_LC, tick_ms, fresh_ms in (
             (noise_LC, [20.0, 40.0, 20.0], 10.0),
             (noise_LC / 2, [30.0] * 3, 12.0),
         )
@@ -108,8 +108,9 @@ def test_minutes_compare_by_hand():
     assert result.side_over_mid_db == pytest.approx(0.0, abs=0.01)
     assert result.worst_band_db == pytest.approx(6.02, abs=0.01)
     assert result.tick_change == pytest.approx(0.5)
-    assert result.machine_change == pytest.approx(0.2)
-    assert result.tick_change_beside_machine == pytest.approx(0.25)
+    assert result.fresh_change == pytest.approx(0.2)
+    assert result.tick_change_beside_fresh == pytest.approx(0.25)
+    assert result.trend_beside_fresh == pytest.approx(0.25), "two minutes: the line meets both"
 
 
 def test_looped_frames_end_on_time():
@@ -121,7 +122,7 @@ def test_looped_frames_end_on_time():
 def test_long_run_reports_each_minute(checkpoint, monkeypatch, tmp_path):
     """Minutes of four ticks: the run is the same, only shorter."""
     monkeypatch.setattr(longrun, "MINUTE_TICKS", 4)
-    monkeypatch.setattr(longrun, "WORK_EVERY_TICKS", 2)
+    monkeypatch.setattr(longrun, "FRESH_EVERY_TICKS", 2)
     system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
     frames = [np.full((240, 320, 3), value, np.uint8) for value in (40, 90)]
     result = longrun.long_run(
@@ -130,7 +131,7 @@ def test_long_run_reports_each_minute(checkpoint, monkeypatch, tmp_path):
     assert len(result.minutes) == 3
     assert result.minutes[1].level_dbfs > -120 and np.isfinite(result.level_db)
     assert all(0 < minute.p50_ms <= minute.p99_ms for minute in result.minutes)
-    assert all(0 < minute.machine_ms < 1000 for minute in result.minutes)
+    assert all(0 < minute.fresh_ms < 1000 for minute in result.minutes)
     plain = result.as_json()
     assert len(plain["minutes"][0]["band_dbfs"]) == len(plain["band_db"]) == 26
     assert json.loads(json.dumps(plain)) == plain

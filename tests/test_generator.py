@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from spatial_v2a.autoencoder import split_latents
 from spatial_v2a.features import BOX_FIELDS
 from spatial_v2a.frame_tokens import box_inputs, pooling_matrix
 from spatial_v2a.sampler_config import SamplerConfig
@@ -16,6 +17,7 @@ from spatial_v2a.training.objectives import (
     DiffusionObjectiveConfig,
     consistency_loss,
     diffusion_loss,
+    spoil_inputs,
 )
 from tests.tiny_generator import (
     CONDITIONER,
@@ -24,6 +26,9 @@ from tests.tiny_generator import (
     random_features,
     tiny_generator,
 )
+
+# How many dimensions at the end of a latent these tests take as odd.
+NUM_ODD = 2
 
 
 def _features(**kwargs):
@@ -60,6 +65,23 @@ def test_unused_box_slots_may_hold_anything():
         class_BTK=torch.where(features.box_mask_BTK, features.class_BTK, -1),
     )
     assert torch.equal(generator(features, latents).z_BTZ, generator(dirty, latents).z_BTZ)
+
+
+def test_a_score_can_be_left_out():
+    """Only the score: the same box reads the same whatever its score, another place does not."""
+    features, latents = _features(), torch.zeros(2, 4, LATENT_DIM)
+    faint, moved = features.boxes_BTKF.clone(), features.boxes_BTKF.clone()
+    faint[..., BOX_FIELDS.index("score")] *= 0.5
+    moved[..., BOX_FIELDS.index("cx")] *= 0.5
+    for knows_scores in (True, False):
+        config = CONDITIONER.model_copy(update={"box_scores": knows_scores})
+        generator = tiny_generator(conditioner=config)
+        seen, at_half, elsewhere = (
+            generator(replace(features, boxes_BTKF=boxes), latents).z_BTZ
+            for boxes in (features.boxes_BTKF, faint, moved)
+        )
+        assert torch.equal(seen, at_half) != knows_scores
+        assert not torch.equal(seen, elsewhere)
 
 
 def test_no_box_differs_from_no_detector():
@@ -151,7 +173,8 @@ def test_loss_is_seeded_and_ignores_padding():
 
     def run(loss, x, **more):
         rng = torch.Generator().manual_seed(7)
-        return loss(features=features, latents_BTD=x, rng=rng, valid_BT=valid, **more)["loss"]
+        more |= {"num_odd_latents": NUM_ODD, "valid_BT": valid}
+        return loss(features=features, latents_BTD=x, rng=rng, **more)["loss"]
 
     a, b = (
         run(diffusion_loss, x, generator=generator, config=DiffusionObjectiveConfig())
@@ -166,6 +189,32 @@ def test_loss_is_seeded_and_ignores_padding():
     assert torch.equal(a, b)
     a.backward()
     assert generator.backbone.blocks[0].attention.qkv.weight.grad.abs().sum() > 0
+
+
+def test_history_and_weights_of_the_odd_dimensions():
+    """In the history the pan alone is narrowed; in the loss the pan's error alone counts more."""
+    features, latents = random_features(200, 3), torch.ones(200, 3, LATENT_DIM)
+    config = DiffusionObjectiveConfig(min_history_pan=0.5, max_history_noise=0.0)
+    rng = torch.Generator().manual_seed(1)
+    spoilt = spoil_inputs(features, latents, rng=rng, config=config, num_odd_latents=NUM_ODD)
+    even, odd = split_latents(spoilt.history_BTD, NUM_ODD)
+    assert (even == 1).all() and torch.equal(odd, odd[:, :1, :1].expand_as(odd))
+    assert 0.5 <= odd.min() < 0.55 < 0.95 < odd.max() <= 1.0
+    generator = tiny_generator()
+
+    def error(target, weight):
+        torch.manual_seed(0)
+        config = DiffusionObjectiveConfig(odd_weight=weight, min_history_pan=0.0)
+        rng = torch.Generator().manual_seed(7)
+        options = {"rng": rng, "config": config, "num_odd_latents": NUM_ODD}
+        return diffusion_loss(generator, _features(), target, **options)["parts"]["denoising"]
+
+    only_odd = torch.zeros(2, 4, LATENT_DIM)
+    only_odd[..., -NUM_ODD:] = 3.0
+    only_even = torch.zeros(2, 4, LATENT_DIM)
+    only_even[..., 0] = 3.0 * NUM_ODD**0.5
+    assert error(only_odd, 4.0) > 1.2 * error(only_odd, 1.0)
+    assert error(only_even, 4.0) < error(only_even, 1.0)
 
 
 def _pan_batch(rng, batch_size):
@@ -193,7 +242,9 @@ def test_a_tiny_generator_learns_left_and_right():
     errors, began = [], time.monotonic()
     for _ in range(120):
         features, latents = _pan_batch(rng, 8)
-        out = diffusion_loss(generator, features, latents, rng=rng, config=objective)
+        out = diffusion_loss(
+            generator, features, latents, rng=rng, config=objective, num_odd_latents=NUM_ODD
+        )
         optimizer.zero_grad()
         out["loss"].backward()
         optimizer.step()

@@ -31,17 +31,25 @@ def unpack(batch: dict[str, Tensor]) -> tuple[FrameFeatures, Tensor]:
 class DiffusionObjective(nn.Module):
     """Stage 1: denoising under teacher forcing."""
 
-    def __init__(self, generator: Generator, section: DiffusionTraining) -> None:
+    def __init__(
+        self, generator: Generator, section: DiffusionTraining, *, num_odd_latents: int
+    ) -> None:
         super().__init__()
         self.generator = generator
         self.section = section
+        self.num_odd_latents = num_odd_latents
 
     def forward(self, batch: dict[str, Tensor], *, step: int, rng: torch.Generator) -> Losses:
         """Losses of one batch."""
         del step
         features, latents_BTD = unpack(batch)
         out = diffusion_loss(
-            self.generator, features, latents_BTD, rng=rng, config=self.section.objective
+            self.generator,
+            features,
+            latents_BTD,
+            rng=rng,
+            config=self.section.objective,
+            num_odd_latents=self.num_odd_latents,
         )
         return {"loss": out["loss"], **out["parts"]}
 
@@ -49,10 +57,13 @@ class DiffusionObjective(nn.Module):
 class ConsistencyObjective(nn.Module):
     """Stage 2: easy consistency tuning of head and backbone, against an averaged target."""
 
-    def __init__(self, generator: Generator, section: ConsistencyTraining) -> None:
+    def __init__(
+        self, generator: Generator, section: ConsistencyTraining, *, num_odd_latents: int
+    ) -> None:
         super().__init__()
         self.generator = generator
         self.section = section
+        self.num_odd_latents = num_odd_latents
         # Not a submodule: the target is neither trained nor saved with the objective.
         self._target = [copy.deepcopy(generator).requires_grad_(False)]
 
@@ -72,6 +83,7 @@ class ConsistencyObjective(nn.Module):
             rng=rng,
             fraction=step / self.section.steps,
             config=self.section.objective,
+            num_odd_latents=self.num_odd_latents,
         )
         return {"loss": out["loss"], **out["parts"]}
 
@@ -130,10 +142,11 @@ def train_generator(
         model.save_pretrained(run_dir / "checkpoint", overwrite=True)
 
     generator = copy.deepcopy(model.generator).train()
+    odd = {"num_odd_latents": dataset.num_odd_latents}
     if stage == "diffusion":
-        objective, on_step = DiffusionObjective(generator, section), None
+        objective, on_step = DiffusionObjective(generator, section, **odd), None
     else:
-        objective = ConsistencyObjective(generator, section)
+        objective = ConsistencyObjective(generator, section, **odd)
         on_step = objective.set_target
     task = Task(
         name=stage,

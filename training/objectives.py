@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spatial_v2a.autoencoder import split_latents
 from spatial_v2a.consistency import (
     consistency_stage,
     consistency_weight,
@@ -36,16 +37,21 @@ def spoil_inputs(
     *,
     rng: torch.Generator,
     config: DiffusionObjectiveConfig,
+    num_odd_latents: int,
 ) -> TrainingInputs:
-    """Draws stream dropout, history noise and history dropout (all from `rng`, on the CPU)."""
+    """Draws stream dropout and what spoils the history (all from `rng`, on the CPU)."""
     num_sequences, num_ticks, _ = latents_BTD.shape
     level_B11 = config.max_history_noise * torch.rand(num_sequences, 1, 1, generator=rng)
     noise_BTD = level_B11 * torch.randn(latents_BTD.shape, generator=rng)
     drop_BT = torch.rand(num_sequences, num_ticks, generator=rng) < config.drop_latent
     drop_BT |= torch.rand(num_sequences, 1, generator=rng) < config.drop_history
+    features = drop_streams(features, config.streams, generator=rng)
+    drawn_B11 = torch.rand(num_sequences, 1, 1, generator=rng).to(latents_BTD)
+    pan_B11 = config.min_history_pan + (1 - config.min_history_pan) * drawn_B11
+    even_BTD, odd_BTD = split_latents(latents_BTD, num_odd_latents)
     return TrainingInputs(
-        features=drop_streams(features, config.streams, generator=rng),
-        history_BTD=latents_BTD + noise_BTD.to(latents_BTD),
+        features=features,
+        history_BTD=torch.cat((even_BTD, pan_B11 * odd_BTD), dim=-1) + noise_BTD.to(latents_BTD),
         history_drop_BT=drop_BT.to(latents_BTD.device),
     )
 
@@ -57,6 +63,7 @@ def diffusion_loss(
     *,
     rng: torch.Generator,
     config: DiffusionObjectiveConfig,
+    num_odd_latents: int,
     valid_BT: Tensor | None = None,
 ) -> dict[str, Tensor | dict[str, Tensor]]:
     """EDM loss with learned uncertainty, lambda(sigma) e^-u |x0 - D|^2 + u.
@@ -66,18 +73,22 @@ def diffusion_loss(
         features: perception of the batch.
         latents_BTD: normalised latents, unit variance.
         rng: CPU generator of every draw; the same state gives the same loss.
-        config: noise and dropout.
+        config: noise, dropout and weights.
+        num_odd_latents: dimensions at the end of a latent that hold its pan.
         valid_BT: False excludes padded ticks.
 
     Returns:
         `loss` (scalar to minimise) and `parts` (detached: `denoising` is the weighted error
         without uncertainty, 1 for a model that knows nothing; `uncertainty` is the mean of u).
     """
-    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config)
+    inputs = spoil_inputs(
+        features, latents_BTD, rng=rng, config=config, num_odd_latents=num_odd_latents
+    )
     condition = _condition(generator, inputs)
     sigma_MBT, eps_MBTD = _draw_noise(latents_BTD, rng, config)
     noisy = latents_BTD + sigma_MBT[..., None] * eps_MBTD
-    error_MBT = (generator.denoise(noisy, sigma_MBT, condition) - latents_BTD).square().mean(-1)
+    error_MBTD = (generator.denoise(noisy, sigma_MBT, condition) - latents_BTD).square()
+    error_MBT = (_weights(latents_BTD, num_odd_latents, config.odd_weight) * error_MBTD).mean(-1)
     weighted_MBT = loss_weight(sigma_MBT, generator.config.head.sigma_data) * error_MBT
     u_MBT = generator.uncertainty(sigma_MBT)
     loss = _mean(uncertainty_weighted(weighted_MBT, u_MBT), valid_BT)
@@ -94,6 +105,7 @@ def consistency_loss(
     rng: torch.Generator,
     fraction: float,
     config: ConsistencyObjectiveConfig,
+    num_odd_latents: int,
     valid_BT: Tensor | None = None,
 ) -> dict[str, Tensor | dict[str, Tensor]]:
     """w(t) d(G(x + t eps), stopgrad G(x + r eps)) with the same eps (ECT, 2406.14548).
@@ -102,13 +114,15 @@ def consistency_loss(
         generator: the model in training; head and backbone both learn.
         target_generator: its average, or the same object for a plain stop-gradient.
         fraction: progress of the tuning in [0, 1]; moves r towards t.
-        features, latents_BTD, rng, config, valid_BT: as in `diffusion_loss`.
+        features, latents_BTD, rng, config, num_odd_latents, valid_BT: as in `diffusion_loss`.
 
     Returns:
         `loss`, and `parts` with the unweighted `distance` and the mean `ratio` r / t.
     """
     sigma_data = generator.config.head.sigma_data
-    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config)
+    inputs = spoil_inputs(
+        features, latents_BTD, rng=rng, config=config, num_odd_latents=num_odd_latents
+    )
     condition = _condition(generator, inputs)
     t_MBT, eps_MBTD = _draw_noise(latents_BTD, rng, config)
     stage = consistency_stage(fraction, config.num_stages)
@@ -120,10 +134,19 @@ def consistency_loss(
         target = target_generator.denoise(near, r_MBT, target_condition)
     guess = generator.denoise(latents_BTD + t_MBT[..., None] * eps_MBTD, t_MBT, condition)
     width = latents_BTD.shape[-1]
-    distance_MBT = pseudo_huber(guess - target, config.huber * width**0.5) / width**0.5
+    weights_D = _weights(latents_BTD, num_odd_latents, config.odd_weight)
+    error_MBTD = weights_D.sqrt() * (guess - target)
+    distance_MBT = pseudo_huber(error_MBTD, config.huber * width**0.5) / width**0.5
     loss = _mean(consistency_weight(t_MBT, sigma_data) * distance_MBT, valid_BT)
     parts = {"distance": _mean(distance_MBT, valid_BT), "ratio": (r_MBT / t_MBT).mean()}
     return {"loss": loss, "parts": {name: part.detach() for name, part in parts.items()}}
+
+
+def _weights(latents_BTD: Tensor, num_odd_latents: int, odd_weight: float) -> Tensor:
+    """Weight of each dimension [D], 1 on average."""
+    even_D, odd_D = split_latents(torch.ones_like(latents_BTD[0, 0]), num_odd_latents)
+    weights_D = torch.cat((even_D, odd_weight * odd_D))
+    return weights_D / weights_D.mean()
 
 
 def _condition(generator: Generator, inputs: TrainingInputs) -> Condition:

@@ -21,9 +21,8 @@ def draw_long_run(path: Path, run: LongRun, *, title: str) -> None:
     memory.set(ylabel="resident (MB)", ylim=(0, 1.2 * max(m.memory_mb for m in run.minutes)))
     ticks.plot(at, [minute.p50_ms for minute in run.minutes], ".-", label="p50")
     ticks.plot(at, [minute.p99_ms for minute in run.minutes], ".--", label="p99")
-    machine_ms = np.array([minute.machine_ms for minute in run.minutes])
-    scaled_ms = machine_ms * run.minutes[1].p50_ms / run.minutes[1].machine_ms
-    ticks.plot(at, scaled_ms, color="tab:gray", linewidth=1, label="fixed work, scaled")
+    fresh = [minute.fresh_ms for minute in run.minutes]
+    ticks.plot(at, fresh, color="tab:gray", linewidth=1, label="perception begun anew, p50")
     deadline_ms = 1e3 * float(TIMING.tick_s)
     ticks.axhline(deadline_ms, color="tab:red", linewidth=1, label=f"{deadline_ms:.1f} ms")
     ticks.set(ylabel="tick (ms)", ylim=(0, None))

@@ -4,12 +4,10 @@ Legend: C channels, L samples, F frequency bands, T ticks.
 """
 
 import os
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from spatial_v2a.inference.evaluation.metrics import level_dbfs
@@ -19,8 +17,6 @@ from spatial_v2a.timing import TIMING
 BAND_CENTRES_HZ = tuple(1000.0 * 2.0 ** (k / 3) for k in range(-13, 13))
 # A band this far below the loudest one is not heard; its change is not counted.
 BAND_RANGE_DB = 40.0
-# Rows and columns of the matrices of `fixed_work`.
-WORK_SIZE = 640
 
 
 @dataclass(frozen=True)
@@ -35,8 +31,9 @@ class Minute:
             and engine where they run beside each other, else their sum.
         num_misses: ticks that took longer than a tick lasts.
         memory_mb: resident memory at the end of the minute.
-        machine_ms: median time of a fixed piece of arithmetic (`fixed_work`) in the same minute:
-            how fast the machine was just then, whatever the streams do.
+        fresh_ms: median time that perception of single pictures of the same minute took in a
+            stream begun for each: the same arithmetic without a past, so what changes in it is
+            the machine.
     """
 
     level_dbfs: float
@@ -46,16 +43,16 @@ class Minute:
     p99_ms: float
     num_misses: int
     memory_mb: float
-    machine_ms: float
+    fresh_ms: float
 
 
-def minute_of(audio_LC: NDArray, tick_ms_T: NDArray, machine_ms_T: NDArray) -> Minute:
+def minute_of(audio_LC: NDArray, tick_ms_T: NDArray, fresh_ms_T: NDArray) -> Minute:
     """Figures of a minute that has just ended.
 
     Args:
         audio_LC: its sound.
         tick_ms_T: time of each tick.
-        machine_ms_T: time of `fixed_work` where it was done, NaN in the other ticks.
+        fresh_ms_T: time of perception in a stream begun anew, NaN where that was not tried.
     """
     left, right = audio_LC[:, :1], audio_LC[:, 1:]
     p50_ms, p99_ms = np.percentile(tick_ms_T, [50, 99])
@@ -67,20 +64,8 @@ def minute_of(audio_LC: NDArray, tick_ms_T: NDArray, machine_ms_T: NDArray) -> M
         p99_ms=float(p99_ms),
         num_misses=int((tick_ms_T > 1e3 * float(TIMING.tick_s)).sum()),
         memory_mb=resident_mb(),
-        machine_ms=float(np.nanmedian(machine_ms_T)),
+        fresh_ms=float(np.nanmedian(fresh_ms_T)),
     )
-
-
-def fixed_work() -> float:
-    """Does always the same arithmetic, some ms of it, and returns the seconds it took.
-
-    A product of matrices of 1.6 MB each: they do not stay in a core's first caches, as the weights
-    of a tick do not.
-    """
-    a, b, product = (torch.ones(WORK_SIZE, WORK_SIZE) for _ in range(3))
-    begin_s = time.perf_counter()
-    torch.mm(a, b, out=product)
-    return time.perf_counter() - begin_s
 
 
 def band_changes_db(before: Minute, after: Minute) -> NDArray:
