@@ -30,6 +30,7 @@ from spatial_v2a.inference.mixed_precision import (
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.samplers import (
     num_noises,
+    plain_pan_denoise,
     sample,
     sampler_sigmas,
     symmetric_denoise,
@@ -92,7 +93,9 @@ class Passes:
         sampler = model.config.sampler
         self._num_views = 2 * num_streams if sampler.is_symmetric else num_streams
         self._sign_D = torch.ones_like(mean_D)
-        self._sign_D[len(mean_D) - model.config.autoencoder.num_odd_latents :] = -1
+        self._num_odd = model.config.autoencoder.num_odd_latents
+        self._sign_D[len(mean_D) - self._num_odd :] = -1
+        self._guides_pan = sampler.guides_pan
         self._num_draws = num_noises(sampler, nfe=nfe)
         self._sigmas = sampler_sigmas(sampler, nfe=nfe).to(mean_D)
 
@@ -143,20 +146,29 @@ class Passes:
         *,
         plan: AttentionPlan | None = None,
     ) -> Condition:
-        """Frame tokens to the tick's condition [W, 1], guidance included."""
+        """Frame tokens to the tick's condition [W, 1], guidance included.
+
+        Where the pan is not guided, W guided rows come first and W plain ones after them.
+        """
         generator = self.model.generator
         attend = generator.attend_with_latent if self.holds_latent else generator.attend
         with self._narrow():
             condition = attend(v_R1V, state.generator, self.rows(active_B), plan=plan)
         if self._is_narrow:
             condition = condition.map(Tensor.float)
-        return condition if len(self._branches) == 1 else condition.map(self._guide)
+        if len(self._branches) == 1:
+            return condition
+        if self._guides_pan:
+            return condition.map(self._guide)
+        return condition.map(lambda rows: torch.cat((self._guide(rows), rows[: self._num_views])))
 
     def draw(self, noise_BND: Tensor, condition: Condition) -> Tensor:
         """A normalised latent [B, D] from noise after `shape_noise`."""
         config = self.model.config.sampler
         with self._narrow():
             denoise = self.model.generator.denoiser(condition)
+            if len(self._branches) > 1 and not self._guides_pan:
+                denoise = plain_pan_denoise(denoise, num_odd_latents=self._num_odd)
             if self._num_views > self.num_streams:
                 denoise = symmetric_denoise(denoise, self._sign_D)
             return sample(denoise, noise_BND.transpose(0, 1), self._sigmas, config=config)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from spatial_v2a.attention import AttentionPlan
@@ -40,6 +40,10 @@ class GeneratorConfig(StrictConfig):
         positions: 'interleaved' is [BOS, v1, x1, v2, x2, ...]; 'fused' is one position per tick,
             the sum of v_i and x_(i-1).
         direct_head_path: whether the head also gets the frame token itself.
+        forgotten_dims: that many dimensions at the end of a latent, where the pan lies, are not
+            carried by the history. A past pan says what the next one is so well that a model which
+            has it learns little from where things are seen, and loses the side as its own pan,
+            narrower than the truth's, comes back to it.
     """
 
     conditioner: ConditionerConfig
@@ -48,6 +52,7 @@ class GeneratorConfig(StrictConfig):
     latent_dim: PositiveInt
     positions: Literal["interleaved", "fused"] = "interleaved"
     direct_head_path: bool = True
+    forgotten_dims: NonNegativeInt = 0
 
 
 @dataclass
@@ -151,7 +156,7 @@ class Generator(nn.Module):
             The condition of every tick.
         """
         v_BTV = self.conditioner(features, state and state.conditioner, active)
-        x_BTD = self.latent_in(latents_BTD)
+        x_BTD = self._embed(latents_BTD)
         if history_drop_BT is not None:
             x_BTD = torch.where(history_drop_BT[..., None], self.null_latent_D, x_BTD)
         before_B1D = self._memory(state, x_BTD)
@@ -210,13 +215,13 @@ class Generator(nn.Module):
         self, x_BD: Tensor, state: GeneratorState, active: Tensor | None = None
     ) -> None:
         """Keeps the latent just drawn (normalised) [B, D] for the next `attend_with_latent`."""
-        write_(state.memory_BD, self.latent_in(x_BD), active)
+        write_(state.memory_BD, self._embed(x_BD), active)
 
     def observe_latent(
         self, x_BD: Tensor, state: GeneratorState, active: Tensor | None = None
     ) -> None:
         """The pass between frames: takes in the latent just drawn (normalised) [B, D]."""
-        embedded_BD = self.latent_in(x_BD)
+        embedded_BD = self._embed(x_BD)
         if self.is_interleaved:
             embedded_BD = self.backbone(embedded_BD[:, None], state.backbone, active)[:, 0]
         write_(state.memory_BD, embedded_BD, active)
@@ -242,6 +247,14 @@ class Generator(nn.Module):
     def denoise(self, x: Tensor, sigma: Tensor, condition: Condition) -> Tensor:
         """D(x; sigma, condition), shapes as in `denoiser`."""
         return self.denoiser(condition)(x, sigma)
+
+    def _embed(self, latents: Tensor) -> Tensor:
+        """Latents [..., D] of the history as the backbone takes them."""
+        forgotten = self.config.forgotten_dims
+        if forgotten:
+            kept, lost = latents.split([latents.shape[-1] - forgotten, forgotten], dim=-1)
+            latents = torch.cat((kept, torch.zeros_like(lost)), dim=-1)
+        return self.latent_in(latents)
 
     def _memory(self, state: GeneratorState | None, like: Tensor) -> Tensor:
         """What the tick before this call left, [B, 1, D]; BOS at the start of a stream."""

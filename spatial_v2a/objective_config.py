@@ -16,9 +16,6 @@ class DiffusionObjectiveConfig(StrictConfig):
         max_history_noise: a sequence's history gets noise of a level uniform in [0, this].
         drop_latent: chance that a single past latent is replaced by the null embedding.
         drop_history: chance that all past latents of a sequence are.
-        min_history_pan: the odd dimensions of a sequence's history are scaled by a factor uniform
-            in [this, 1]: what the model remembers of its own pan is narrower than the truth's, and
-            a model that trusts it narrows it further tick by tick.
         odd_weight: weight of the error of an odd dimension against that of an even one.
         streams: chances of losing perception streams.
     """
@@ -29,7 +26,6 @@ class DiffusionObjectiveConfig(StrictConfig):
     max_history_noise: float = Field(default=0.5, ge=0)
     drop_latent: float = Field(default=0.15, ge=0, le=1)
     drop_history: float = Field(default=0.1, ge=0, le=1)
-    min_history_pan: float = Field(default=1.0, ge=0, le=1)
     odd_weight: float = Field(default=1.0, gt=0)
     streams: StreamDropout = StreamDropout()
 

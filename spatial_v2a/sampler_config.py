@@ -16,6 +16,9 @@ class SamplerConfig(StrictConfig):
             (below about ten; docs/decisions.md has the measurement).
         nfe: evaluations of the head per latent when the caller names no other number.
         guidance: weight of everything seen when the caller names no other; 1 is plain sampling.
+        guides_pan: whether `guidance` also moves the odd dimensions (the pan). A condition that
+            is pushed beyond what was trained names the sound more surely and places it worse, so
+            the odd dimensions may be taken from the plain condition instead.
         sigma_min, sigma_max: noise range in units of the normalised latent.
         odd_noise: scale of the noise that the odd dimensions (the pan) start from. Below 1 the side
             follows the picture rather than the dice; 1 samples the trained distribution.
@@ -33,6 +36,7 @@ class SamplerConfig(StrictConfig):
     solver: Literal["heun", "euler"] = "heun"
     nfe: int = Field(default=15, ge=1)
     guidance: float = Field(default=1.0, ge=0, le=20)
+    guides_pan: bool = True
     sigma_min: float = Field(default=0.002, gt=0)
     sigma_max: float = Field(default=80.0, gt=0)
     odd_noise: float = Field(default=1.0, ge=0)

@@ -67,6 +67,23 @@ def symmetric_denoise(denoise: Denoise, sign_D: Tensor) -> Denoise:
     return both
 
 
+def plain_pan_denoise(denoise: Denoise, *, num_odd_latents: int) -> Denoise:
+    """What the guided condition says, except for the odd dimensions: those of the plain one.
+
+    Args:
+        denoise: takes [2 B, D], rows of the guided condition first, then those of the plain one.
+        num_odd_latents: dimensions at the end of a latent that hold its pan.
+    """
+
+    def both(x_BD: Tensor, sigma: Tensor) -> Tensor:
+        guided_BD, plain_BD = denoise(torch.cat((x_BD, x_BD)), sigma).chunk(2)
+        even_BD, _ = split_latents(guided_BD, num_odd_latents)
+        _, odd_BD = split_latents(plain_BD, num_odd_latents)
+        return torch.cat((even_BD, odd_BD), dim=-1)
+
+    return both
+
+
 def karras_sigmas(
     num_steps: int, *, sigma_min: float, sigma_max: float, rho: float = 7.0
 ) -> Tensor:

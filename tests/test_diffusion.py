@@ -14,6 +14,7 @@ from spatial_v2a.sampler_config import SamplerConfig
 from spatial_v2a.samplers import (
     karras_sigmas,
     num_noises,
+    plain_pan_denoise,
     sample,
     sample_consistency,
     sample_euler,
@@ -120,6 +121,14 @@ def test_shaped_noise_scales_the_pan_and_shortens_only_long_even_vectors():
     assert torch.allclose(shaped[:, :16].norm(dim=1), torch.tensor([4.0, 6.0, 0.0]))
     assert torch.allclose(shaped[:, 16:], torch.full((3, 2), 0.3))
     assert torch.equal(shape_noise(noise, SamplerConfig(), num_odd_latents=2), noise)
+
+
+def test_the_odd_dimensions_come_from_the_plain_rows():
+    both = plain_pan_denoise(
+        lambda x, sigma: x * sigma + torch.arange(4)[:, None], num_odd_latents=1
+    )
+    drawn = both(torch.ones(2, 3), torch.tensor(2.0))
+    assert drawn.tolist() == [[2.0, 2.0, 4.0], [3.0, 3.0, 5.0]]
 
 
 def test_symmetric_denoising_is_odd_in_the_odd_dimensions():

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spatial_v2a import Config
+from spatial_v2a.autoencoder import split_latents
 from spatial_v2a.conditioning.openvino_graph import SWITCH, has_openvino
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features, mirror_features
 from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
@@ -197,7 +198,7 @@ def test_compiled_gives_the_same_samples(
     model = copy.deepcopy(model).to(device)
     features = random_features(tiny_config, num_streams=num_streams, num_ticks=8)
     settings = EngineSettings(seed=2, guidance=1.5, spatial_guidance=2.0)
-    sampler = {"max_radius": 1.0, "is_symmetric": is_symmetric}
+    sampler = {"max_radius": 1.0, "is_symmetric": is_symmetric, "guides_pan": not is_symmetric}
     model.config = tiny_config.model_copy(
         update={"sampler": tiny_config.sampler.model_copy(update=sampler)}
     )
@@ -252,16 +253,16 @@ def test_where_a_compiler_fails_the_engine_runs_uncompiled(
     assert torch.equal(engine.generate(features), expected)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
+@pytest.mark.parametrize(("guidance", "guides_pan"), [(1.0, True), (2.0, True), (2.0, False)])
 def test_a_symmetric_sampler_swaps_the_channels_of_a_mirrored_picture(
-    tiny_config: Config, model, guidance: float
+    tiny_config: Config, model, guidance: float, guides_pan: bool
 ) -> None:
     """To rounding, for weights that know nothing of symmetry; streams and idle ticks included."""
     features = random_features(tiny_config, num_streams=2, num_ticks=6).map(
         lambda x: x.double() if x.is_floating_point() else x
     )
     grid_width = tiny_config.perception.shapes.grid_width
-    sampler = {"odd_noise": 0.0, "is_symmetric": True}
+    sampler = {"odd_noise": 0.0, "is_symmetric": True, "guides_pan": guides_pan}
     model = copy.deepcopy(model).double()
     model.config = tiny_config.model_copy(
         update={"sampler": tiny_config.sampler.model_copy(update=sampler)}
@@ -295,6 +296,31 @@ def test_guidance_of_one_is_plain_and_others_differ(tiny_config: Config, model) 
     assert torch.equal(own, hear(guidance=2.0)), "the checkpoint's own weight is the default"
     both = hear(guidance=1.0 + 1e-6, spatial_guidance=1.0 + 1e-6)
     assert (both - plain).abs().max() < 1e-4
+
+
+def test_the_pan_can_be_left_unguided(tiny_config: Config, model) -> None:
+    """One evaluation from the same noise: then the pan is that of no guidance, and only the pan."""
+    features = random_features(tiny_config, num_streams=2, num_ticks=1)
+    num_odd = tiny_config.autoencoder.num_odd_latents
+
+    def draw(guidance: float, *, guides_pan: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        sampler = tiny_config.sampler.model_copy(update={"guides_pan": guides_pan})
+        guided = copy.deepcopy(model)
+        guided.config = tiny_config.model_copy(update={"sampler": sampler})
+        engine = Engine(
+            guided, num_streams=2, settings=EngineSettings(seed=1, nfe=1, guidance=guidance)
+        )
+        drawn = []
+        remember = engine.passes.remember
+        engine.passes.remember = lambda x, *rest: (drawn.append(x), remember(x, *rest))
+        engine.step(features)
+        return split_latents(drawn[0], num_odd)
+
+    plain_even, plain_odd = draw(1.0, guides_pan=True)
+    for guides_pan in (True, False):
+        even, odd = draw(2.0, guides_pan=guides_pan)
+        assert not torch.allclose(even, plain_even, atol=1e-3)
+        assert torch.allclose(odd, plain_odd, atol=1e-6) != guides_pan
 
 
 def test_absent_streams_are_not_read(tiny_config: Config, model) -> None:

@@ -2,11 +2,11 @@
 
 import time
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from spatial_v2a.autoencoder import split_latents
 from spatial_v2a.features import BOX_FIELDS
 from spatial_v2a.frame_tokens import box_inputs, pooling_matrix
 from spatial_v2a.sampler_config import SamplerConfig
@@ -17,7 +17,6 @@ from spatial_v2a.training.objectives import (
     DiffusionObjectiveConfig,
     consistency_loss,
     diffusion_loss,
-    spoil_inputs,
 )
 from tests.tiny_generator import (
     CONDITIONER,
@@ -191,30 +190,49 @@ def test_loss_is_seeded_and_ignores_padding():
     assert generator.backbone.blocks[0].attention.qkv.weight.grad.abs().sum() > 0
 
 
-def test_history_and_weights_of_the_odd_dimensions():
-    """In the history the pan alone is narrowed; in the loss the pan's error alone counts more."""
-    features, latents = random_features(200, 3), torch.ones(200, 3, LATENT_DIM)
-    config = DiffusionObjectiveConfig(min_history_pan=0.5, max_history_noise=0.0)
-    rng = torch.Generator().manual_seed(1)
-    spoilt = spoil_inputs(features, latents, rng=rng, config=config, num_odd_latents=NUM_ODD)
-    even, odd = split_latents(spoilt.history_BTD, NUM_ODD)
-    assert (even == 1).all() and torch.equal(odd, odd[:, :1, :1].expand_as(odd))
-    assert 0.5 <= odd.min() < 0.55 < 0.95 < odd.max() <= 1.0
+def test_the_odd_weight_counts_the_pan_alone():
     generator = tiny_generator()
 
     def error(target, weight):
-        torch.manual_seed(0)
-        config = DiffusionObjectiveConfig(odd_weight=weight, min_history_pan=0.0)
         rng = torch.Generator().manual_seed(7)
+        config = DiffusionObjectiveConfig(odd_weight=weight)
         options = {"rng": rng, "config": config, "num_odd_latents": NUM_ODD}
         return diffusion_loss(generator, _features(), target, **options)["parts"]["denoising"]
 
-    only_odd = torch.zeros(2, 4, LATENT_DIM)
+    only_odd, only_even = torch.zeros(2, 2, 4, LATENT_DIM)
     only_odd[..., -NUM_ODD:] = 3.0
-    only_even = torch.zeros(2, 4, LATENT_DIM)
-    only_even[..., 0] = 3.0 * NUM_ODD**0.5
+    only_even[..., :-NUM_ODD] = 3.0
     assert error(only_odd, 4.0) > 1.2 * error(only_odd, 1.0)
-    assert error(only_even, 4.0) < error(only_even, 1.0)
+    assert error(only_even, 4.0) < 0.9 * error(only_even, 1.0)
+
+
+def test_forgotten_dimensions_of_the_past_are_not_seen():
+    """Neither under teacher forcing nor tick by tick, either way of taking a latent in."""
+    features, latents = _features(), torch.randn(2, 4, LATENT_DIM)
+    changed = latents.clone()
+    changed[..., -NUM_ODD:] += 1
+    moved = latents.clone()
+    moved[..., 0] += 1
+    for forgotten in (0, NUM_ODD):
+        generator = tiny_generator(forgotten_dims=forgotten)
+
+        def stepped(x, remember, generator=generator):
+            state = generator.init_state(2, device="cpu", dtype=torch.float32)
+            attend = generator.attend_with_latent
+            if remember == "observe_latent":
+                attend = generator.attend
+            for tick in range(4):
+                now = features.map(lambda value, tick=tick: value[:, tick : tick + 1])
+                v_B1V = generator.conditioner(now, state.conditioner, None)
+                z_B1Z = attend(v_B1V, state).z_BTZ
+                getattr(generator, remember)(x[:, tick], state)
+            return z_B1Z
+
+        runs = [lambda x, g=generator: g(features, x).z_BTZ]
+        runs += [partial(stepped, remember=name) for name in ("observe_latent", "hold_latent")]
+        for run in runs:
+            assert torch.equal(run(latents), run(changed)) == bool(forgotten)
+            assert not torch.equal(run(latents), run(moved))
 
 
 def _pan_batch(rng, batch_size):

@@ -37,21 +37,16 @@ def spoil_inputs(
     *,
     rng: torch.Generator,
     config: DiffusionObjectiveConfig,
-    num_odd_latents: int,
 ) -> TrainingInputs:
-    """Draws stream dropout and what spoils the history (all from `rng`, on the CPU)."""
+    """Draws stream dropout, history noise and history dropout (all from `rng`, on the CPU)."""
     num_sequences, num_ticks, _ = latents_BTD.shape
     level_B11 = config.max_history_noise * torch.rand(num_sequences, 1, 1, generator=rng)
     noise_BTD = level_B11 * torch.randn(latents_BTD.shape, generator=rng)
     drop_BT = torch.rand(num_sequences, num_ticks, generator=rng) < config.drop_latent
     drop_BT |= torch.rand(num_sequences, 1, generator=rng) < config.drop_history
-    features = drop_streams(features, config.streams, generator=rng)
-    drawn_B11 = torch.rand(num_sequences, 1, 1, generator=rng).to(latents_BTD)
-    pan_B11 = config.min_history_pan + (1 - config.min_history_pan) * drawn_B11
-    even_BTD, odd_BTD = split_latents(latents_BTD, num_odd_latents)
     return TrainingInputs(
-        features=features,
-        history_BTD=torch.cat((even_BTD, pan_B11 * odd_BTD), dim=-1) + noise_BTD.to(latents_BTD),
+        features=drop_streams(features, config.streams, generator=rng),
+        history_BTD=latents_BTD + noise_BTD.to(latents_BTD),
         history_drop_BT=drop_BT.to(latents_BTD.device),
     )
 
@@ -81,9 +76,7 @@ def diffusion_loss(
         `loss` (scalar to minimise) and `parts` (detached: `denoising` is the weighted error
         without uncertainty, 1 for a model that knows nothing; `uncertainty` is the mean of u).
     """
-    inputs = spoil_inputs(
-        features, latents_BTD, rng=rng, config=config, num_odd_latents=num_odd_latents
-    )
+    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config)
     condition = _condition(generator, inputs)
     sigma_MBT, eps_MBTD = _draw_noise(latents_BTD, rng, config)
     noisy = latents_BTD + sigma_MBT[..., None] * eps_MBTD
@@ -120,9 +113,7 @@ def consistency_loss(
         `loss`, and `parts` with the unweighted `distance` and the mean `ratio` r / t.
     """
     sigma_data = generator.config.head.sigma_data
-    inputs = spoil_inputs(
-        features, latents_BTD, rng=rng, config=config, num_odd_latents=num_odd_latents
-    )
+    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config)
     condition = _condition(generator, inputs)
     t_MBT, eps_MBTD = _draw_noise(latents_BTD, rng, config)
     stage = consistency_stage(fraction, config.num_stages)
