@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from spatial_v2a.features import BOX_FIELDS, FrameFeatures
+from spatial_v2a.features import FrameFeatures
 from spatial_v2a.frame_tokens import (
     NUM_BOX_INPUTS,
     box_inputs,
@@ -56,8 +56,6 @@ class ConditionerConfig(StrictConfig):
         dino_tokens: rows and columns that the patch grid is averaged to.
         depth_tokens: rows and columns of depth tokens; the cells below one are its inputs.
         temporal_difference: whether patches and depth come with their change since the last tick.
-        box_scores: whether the detector's confidence is an input; without, every box reads 1, as
-            those that are given do, so that a faint box pans as far as a sure one.
     """
 
     width: PositiveInt
@@ -69,7 +67,6 @@ class ConditionerConfig(StrictConfig):
     dino_tokens: tuple[PositiveInt, PositiveInt] = (2, 3)
     depth_tokens: tuple[PositiveInt, PositiveInt] = (1, 4)
     temporal_difference: bool = True
-    box_scores: bool = True
 
 
 @dataclass
@@ -132,8 +129,6 @@ class Conditioner(nn.Module):
         self.register_buffer(
             "depth_pool_PN", pooling_matrix(shapes.depth_grid, fitted).float(), persistent=False
         )
-        is_score_F = torch.tensor([name == "score" for name in BOX_FIELDS])
-        self.register_buffer("is_score_F", is_score_F, persistent=False)
         self.depth_cells = (fitted[0] // rows, fitted[1] // columns)
         self._build_layers(shapes, len(dino_pool), rows * columns)
 
@@ -240,8 +235,6 @@ class Conditioner(nn.Module):
         mask_BTK = features.box_mask_BTK & features.has_boxes_BT[..., None]
         # Unused slots may hold anything, so they are cleared before any arithmetic.
         boxes = torch.where(mask_BTK[..., None], features.boxes_BTKF.to(dtype), 0)
-        if not self.config.box_scores:
-            boxes = torch.where(self.is_score_F, 1, boxes)
         names = self.class_embedding(torch.where(mask_BTK, features.class_BTK, 0))
         inputs = torch.cat((box_inputs(boxes), names), dim=-1)
         gate = torch.sigmoid(self.box_gate(inputs)) * mask_BTK[..., None]

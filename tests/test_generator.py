@@ -66,23 +66,6 @@ def test_unused_box_slots_may_hold_anything():
     assert torch.equal(generator(features, latents).z_BTZ, generator(dirty, latents).z_BTZ)
 
 
-def test_a_score_can_be_left_out():
-    """Only the score: the same box reads the same whatever its score, another place does not."""
-    features, latents = _features(), torch.zeros(2, 4, LATENT_DIM)
-    faint, moved = features.boxes_BTKF.clone(), features.boxes_BTKF.clone()
-    faint[..., BOX_FIELDS.index("score")] *= 0.5
-    moved[..., BOX_FIELDS.index("cx")] *= 0.5
-    for knows_scores in (True, False):
-        config = CONDITIONER.model_copy(update={"box_scores": knows_scores})
-        generator = tiny_generator(conditioner=config)
-        seen, at_half, elsewhere = (
-            generator(replace(features, boxes_BTKF=boxes), latents).z_BTZ
-            for boxes in (features.boxes_BTKF, faint, moved)
-        )
-        assert torch.equal(seen, at_half) != knows_scores
-        assert not torch.equal(seen, elsewhere)
-
-
 def test_no_box_differs_from_no_detector():
     generator, latents = tiny_generator(), torch.zeros(2, 4, LATENT_DIM)
     empty = replace(_features(), box_mask_BTK=torch.zeros(2, 4, SHAPES.max_boxes).bool())
