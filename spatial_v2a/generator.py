@@ -18,6 +18,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from spatial_v2a.attention import AttentionPlan
+from spatial_v2a.autoencoder import split_latents
 from spatial_v2a.conditioner import (
     Conditioner,
     ConditionerConfig,
@@ -252,7 +253,7 @@ class Generator(nn.Module):
         """Latents [..., D] of the history as the backbone takes them."""
         forgotten = self.config.forgotten_dims
         if forgotten:
-            kept, lost = latents.split([latents.shape[-1] - forgotten, forgotten], dim=-1)
+            kept, lost = split_latents(latents, forgotten)
             latents = torch.cat((kept, torch.zeros_like(lost)), dim=-1)
         return self.latent_in(latents)
 
