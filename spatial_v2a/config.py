@@ -46,6 +46,12 @@ class Config(StrictConfig):
                 f"generator.latent_dim is {self.generator.latent_dim} but autoencoder.latent_dim "
                 f"is {self.autoencoder.latent_dim}; make them equal"
             )
+        if self.generator.forgotten_dims >= self.generator.latent_dim:
+            raise ValueError(
+                f"generator.forgotten_dims is {self.generator.forgotten_dims} of a latent's "
+                f"{self.generator.latent_dim} dimensions, which leaves no history; take "
+                f"autoencoder.num_odd_latents, {self.autoencoder.num_odd_latents}, or fewer"
+            )
         return self
 
     def with_detector(self, name: str) -> Self:

@@ -108,6 +108,7 @@ def test_missing_key_is_named() -> None:
 
 def test_sections_must_agree() -> None:
     assert "64" in fails("generator.latent_dim is 32", "tiny", "generator.latent_dim=32")
+    assert "12" in fails("generator.forgotten_dims is 64", "stage", "generator.forgotten_dims=64")
 
 
 @pytest.mark.parametrize("override", ["sampler.nfe", "=3", "sampler..nfe=3", "name.x=3"])
