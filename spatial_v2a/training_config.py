@@ -75,6 +75,8 @@ class GeneratorTraining(StageTraining):
             another clip, so that what sounded does not outlast what is seen.
         late_box_share: share of the rows that are silent and without boxes until a box is seen
             somewhere in their middle, so that an object which is found late sounds all the same.
+        lost_box_share: share of the rows, of those that are left, whose boxes go while the sound
+            stays, so that an object which is lost or has left is remembered.
     """
 
     steps: int = 6000
@@ -87,6 +89,7 @@ class GeneratorTraining(StageTraining):
     clip_start_share: float = Field(default=0.3, ge=0, le=1)
     scene_cut_share: float = Field(default=0.5, ge=0, le=1)
     late_box_share: float = Field(default=0.2, ge=0, le=1)
+    lost_box_share: float = Field(default=0.2, ge=0, le=1)
 
 
 class DiffusionTraining(GeneratorTraining):

@@ -10,13 +10,8 @@ from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.training.generator_data import (
-    begin_late,
-    encode_clips,
-    first_tick,
-    join_scenes,
-    view_of,
-)
+from spatial_v2a.training.generator_data import encode_clips, first_tick, view_of
+from spatial_v2a.training.row_changes import begin_late, join_scenes, lose_boxes
 from spatial_v2a.training.shards import ShardIndex
 from tests import evaluation_clips as fake
 
@@ -89,6 +84,41 @@ def test_an_object_found_late_sounds_from_then_on_and_is_new() -> None:
     never.box_mask_BTK[:] = False
     row = begin_late((never, latents_TD), torch.zeros(3), np.random.default_rng(0))
     assert row[0] is never and row[1] is latents_TD
+
+
+def test_a_lost_object_is_held_and_then_gone_while_its_sound_stays() -> None:
+    num_ticks, hold_ticks = 24, 3
+    seen = empty_features(1, num_ticks, num_patches=2, dino_dim=3, depth_grid=(2, 2), max_boxes=2)
+    seen.has_boxes_BT[:] = True
+    seen.box_mask_BTK[0, :, 0] = True
+    seen.boxes_BTKF[0, :, 0, 0] = torch.arange(num_ticks) / num_ticks
+    seen.boxes_BTKF[0, :, 0, BOX_FIELDS.index("age")] = torch.arange(num_ticks) / 30
+    latents_TD, lasts, returns = torch.rand(num_ticks, 3), set(), 0
+    for seed in range(60):
+        lost, same = lose_boxes(
+            (seen, latents_TD), np.random.default_rng(seed), hold_ticks=hold_ticks
+        )
+        assert same is latents_TD
+        mask_T, cx_T = lost.box_mask_BTK[0, :, 0], lost.boxes_BTKF[0, :, 0, 0]
+        age_T = lost.boxes_BTKF[0, :, 0, BOX_FIELDS.index("age")]
+        gone = int((~mask_T).nonzero()[0]) if not mask_T.all() else num_ticks
+        last = gone - hold_ticks - 1
+        lasts.add(last)
+        assert torch.equal(cx_T[: last + 1], seen.boxes_BTKF[0, : last + 1, 0, 0])
+        assert (cx_T[last:gone] == cx_T[last]).all(), "held where it was"
+        torch.testing.assert_close(age_T[:gone], torch.arange(gone) / 30)
+        back_T = mask_T[gone:].nonzero().flatten() + gone
+        if len(back_T):
+            returns += 1
+            assert mask_T[back_T[0] :].all(), "one gap"
+            torch.testing.assert_close(age_T[back_T[0] :], torch.arange(len(back_T)) / 30)
+            assert torch.equal(cx_T[back_T], seen.boxes_BTKF[0, back_T, 0, 0])
+    assert lasts == set(range(4, 12)), "the second and third sixth"
+    assert 15 < returns < 45, "half of the rows stay without, the rest come back"
+    assert seen.box_mask_BTK[0, :, 0].all(), "the clip stays"
+    seen.box_mask_BTK[:] = False
+    row = lose_boxes((seen, latents_TD), np.random.default_rng(0), hold_ticks=hold_ticks)
+    assert row[0] is seen
 
 
 def test_latents_are_kept_for_the_autoencoder_that_made_them(

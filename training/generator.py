@@ -130,6 +130,7 @@ def train_generator(
         clip_start_share=section.clip_start_share,
         scene_cut_share=section.scene_cut_share,
         late_box_share=section.late_box_share,
+        lost_box_share=section.lost_box_share,
     )
 
     def make_batch(step: int, process_index: int) -> dict[str, Tensor]:

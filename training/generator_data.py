@@ -10,7 +10,7 @@ Legend: B sequences, T ticks, D latent width.
 import hashlib
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,12 @@ from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.given import clip_features
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.errors import UserError
-from spatial_v2a.features import BOX_FIELDS, FrameFeatures, mirror_features
+from spatial_v2a.features import FrameFeatures, mirror_features
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.audio_data import decode_flac
 from spatial_v2a.training.degrade import Degrader
+from spatial_v2a.training.row_changes import begin_late, join_scenes, lose_boxes
 from spatial_v2a.training.shards import ShardIndex
 
 log = logging.getLogger(__name__)
@@ -113,6 +114,7 @@ class GeneratorData:
         clip_start_share: share of the crops that begin where their clip begins.
         scene_cut_share: share of the rows in which one clip is cut to another.
         late_box_share: share of the rows that are silent and without boxes until some box is seen.
+        lost_box_share: share of the rows whose boxes go while the sound stays.
     """
 
     def __init__(
@@ -127,10 +129,13 @@ class GeneratorData:
         clip_start_share: float = 0.0,
         scene_cut_share: float = 0.0,
         late_box_share: float = 0.0,
+        lost_box_share: float = 0.0,
     ) -> None:
         self.clip_start_share = clip_start_share
         self.scene_cut_share = scene_cut_share
         self.late_box_share = late_box_share
+        self.lost_box_share = lost_box_share
+        self.hold_ticks = round(model.config.perception.hold_s * TIMING.tick_hz)
         self.detected_share = detected_share
         self.grid_width = model.config.perception.shapes.grid_width
         self.num_odd_latents = model.config.autoencoder.num_odd_latents
@@ -171,10 +176,12 @@ class GeneratorData:
         return {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
 
     def _row(self, rng: np.random.Generator, crop_ticks: int) -> tuple[FrameFeatures, Tensor]:
-        """A crop, or the beginnings of two: after a cut the picture decides, not what sounded."""
+        """A crop, or one whose object is found late or lost, or the beginnings of two."""
         first = self._crop(rng, crop_ticks)
         if self.late_box_share > 0 and rng.random() < self.late_box_share:
             return begin_late(first, self.silence_D, rng)
+        if self.lost_box_share > 0 and rng.random() < self.lost_box_share:
+            return lose_boxes(first, rng, hold_ticks=self.hold_ticks)
         if self.scene_cut_share == 0 or rng.random() >= self.scene_cut_share:
             return first
         cut = int(rng.integers(crop_ticks // 4, 3 * crop_ticks // 4 + 1))
@@ -199,45 +206,6 @@ class GeneratorData:
             features = mirror_features(features, grid_width=self.grid_width)
             latents_TD = mirror_latents(latents_TD, self.num_odd_latents)
         return features, latents_TD
-
-
-def join_scenes(
-    before: tuple[FrameFeatures, Tensor], after: tuple[FrameFeatures, Tensor], cut: int
-) -> tuple[FrameFeatures, Tensor]:
-    """Features [1, T] and latents [T, D]: `before` for `cut` ticks, then `after` from its start."""
-    rest = len(after[1]) - cut
-    features = {
-        name: torch.cat((seen[:, :cut], vars(after[0])[name][:, :rest]), dim=1)
-        for name, seen in vars(before[0]).items()
-    }
-    return FrameFeatures(**features), torch.cat((before[1][:cut], after[1][:rest]))
-
-
-def begin_late(
-    row: tuple[FrameFeatures, Tensor], silence_D: Tensor, rng: np.random.Generator
-) -> tuple[FrameFeatures, Tensor]:
-    """Features [1, T] and latents [T, D] of an object that is found late: silence until then.
-
-    In a recording what is seen late has sounded before, so its sound is in the history; a model
-    that has been silent for want of a box must learn to begin all the same. A row stays as it is
-    where no box is seen in the middle two thirds.
-    """
-    features, latents_TD = row
-    num_ticks = len(latents_TD)
-    shows_T = features.box_mask_BTK[0].any(-1) & features.has_boxes_BT[0]
-    first, last = num_ticks // 6, 5 * num_ticks // 6
-    ticks = shows_T[first:last].nonzero().flatten() + first
-    if len(ticks) == 0:
-        return row
-    begin = int(ticks[rng.integers(len(ticks))])
-    mask_BTK, boxes_BTKF = features.box_mask_BTK.clone(), features.boxes_BTKF.clone()
-    mask_BTK[:, :begin] = False
-    known_s_T = (torch.arange(num_ticks) - begin).clamp_min(0) / TIMING.tick_hz
-    age_BTK = boxes_BTKF[..., BOX_FIELDS.index("age")]
-    age_BTK.clamp_(max=known_s_T.to(age_BTK)[None, :, None])
-    latents_TD = latents_TD.clone()
-    latents_TD[:begin] = silence_D.to(latents_TD)
-    return replace(features, box_mask_BTK=mask_BTK, boxes_BTKF=boxes_BTKF), latents_TD
 
 
 @torch.no_grad()
