@@ -18,12 +18,21 @@ from spatial_v2a.conditioning.track_edits import (
     parse_edits,
 )
 from spatial_v2a.errors import UserError
-from spatial_v2a.features import empty_features
+from spatial_v2a.features import FrameFeatures, empty_features
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 from tests.track_lines import FIELD, box, cx_of, write_lines
 
 CONFIG = PerceptionConfig()
+
+
+def empty_tick() -> FrameFeatures:
+    """A tick of which nothing was seen."""
+    rows, columns = CONFIG.dino.grid
+    return empty_features(
+        1, 1, num_patches=rows * columns, dino_dim=CONFIG.dino.hidden_size,
+        depth_grid=CONFIG.depth.grid, max_boxes=CONFIG.max_boxes,
+    )  # fmt: skip
 
 
 def test_mute_solo_and_move_of_a_whole_file(tmp_path: Path) -> None:
@@ -79,10 +88,7 @@ def test_a_muted_object_is_taken_out_of_patches_and_depth(tmp_path: Path) -> Non
     boxes = [box(1, 0.01) | tall, box(2, 0.76) | tall, box(3, 0.78) | tall | {"w": 0.05}]
     path = write_lines(tmp_path / "t.jsonl", [{"t": 0, "boxes": boxes}])
     rows, columns = CONFIG.dino.grid
-    seen = empty_features(
-        1, 1, num_patches=rows * columns, dino_dim=CONFIG.dino.hidden_size,
-        depth_grid=CONFIG.depth.grid, max_boxes=CONFIG.max_boxes,
-    )  # fmt: skip
+    seen = empty_tick()
     seen.dino_BTND += torch.arange(rows * columns)[:, None]
     seen.depth_BTHW += torch.linspace(0, 1, CONFIG.depth.grid[1])
 
@@ -146,11 +152,7 @@ def test_a_held_object_does_not_keep_a_silenced_one_in_the_picture(tmp_path: Pat
     path = write_lines(tmp_path / "t.jsonl", lines)
     tick = list(given_ticks(path, CONFIG, TrackEdits(mute=(2,))))[3]
     assert [(one.track_id, one.is_held) for one in tick.boxes] == [(1, True)]
-    rows, columns = CONFIG.dino.grid
-    seen = empty_features(
-        1, 1, num_patches=rows * columns, dino_dim=CONFIG.dino.hidden_size,
-        depth_grid=CONFIG.depth.grid, max_boxes=CONFIG.max_boxes,
-    )  # fmt: skip
+    seen = empty_tick()
     seen.depth_BTHW += torch.linspace(0, 1, CONFIG.depth.grid[1])
     shown = overlay_tick(seen, tick, CONFIG)
     assert bool((shown.depth_BTHW != seen.depth_BTHW).any())

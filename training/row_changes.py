@@ -41,17 +41,12 @@ def begin_late(
     """
     features, latents_TD = row
     num_ticks = len(latents_TD)
-    shows_T = features.box_mask_BTK[0].any(-1) & features.has_boxes_BT[0]
-    first, last = num_ticks // 6, 5 * num_ticks // 6
-    ticks = shows_T[first:last].nonzero().flatten() + first
-    if len(ticks) == 0:
+    begin = _tick_with_box(features, rng, num_ticks // 6, 5 * num_ticks // 6)
+    if begin is None:
         return row
-    begin = int(ticks[rng.integers(len(ticks))])
     mask_BTK, boxes_BTKF = features.box_mask_BTK.clone(), features.boxes_BTKF.clone()
     mask_BTK[:, :begin] = False
-    known_s_T = (torch.arange(num_ticks) - begin).clamp_min(0) / TIMING.tick_hz
-    age_BTK = boxes_BTKF[..., AGE]
-    age_BTK.clamp_(max=known_s_T.to(age_BTK)[None, :, None])
+    _begin_age(boxes_BTKF, begin)
     latents_TD = latents_TD.clone()
     latents_TD[:begin] = silence_D.to(latents_TD)
     return replace(features, box_mask_BTK=mask_BTK, boxes_BTKF=boxes_BTKF), latents_TD
@@ -68,12 +63,9 @@ def lose_boxes(
     """
     features, latents_TD = row
     num_ticks = len(latents_TD)
-    shows_T = features.box_mask_BTK[0].any(-1) & features.has_boxes_BT[0]
-    first, end = num_ticks // 6, num_ticks // 2
-    ticks = shows_T[first:end].nonzero().flatten() + first
-    if len(ticks) == 0:
+    last = _tick_with_box(features, rng, num_ticks // 6, num_ticks // 2)
+    if last is None:
         return row
-    last = int(ticks[rng.integers(len(ticks))])
     gone = min(last + 1 + hold_ticks, num_ticks)
     back = num_ticks
     if rng.random() < 0.5:
@@ -87,7 +79,22 @@ def lose_boxes(
     age_BTK = boxes_BTKF[..., AGE]
     unseen_s_T = torch.arange(1, gone - last).to(age_BTK) / TIMING.tick_hz
     age_BTK[:, held] = (age_BTK[:, held] + unseen_s_T[:, None]).clamp_max(MAX_AGE_S)
-    known_s_T = torch.arange(num_ticks - back).to(age_BTK) / TIMING.tick_hz
-    age_BTK[:, back:].clamp_(max=known_s_T[None, :, None])
+    _begin_age(boxes_BTKF, back)
     changed = {"box_mask_BTK": mask_BTK, "boxes_BTKF": boxes_BTKF, "class_BTK": class_BTK}
     return replace(features, **changed), latents_TD
+
+
+def _tick_with_box(
+    features: FrameFeatures, rng: np.random.Generator, first: int, end: int
+) -> int | None:
+    """One of the ticks from `first` to before `end` in which some box is seen, if there is one."""
+    shows_T = features.box_mask_BTK[0].any(-1) & features.has_boxes_BT[0]
+    ticks = shows_T[first:end].nonzero().flatten() + first
+    return int(ticks[rng.integers(len(ticks))]) if len(ticks) else None
+
+
+def _begin_age(boxes_BTKF: Tensor, begin: int) -> None:
+    """Lets the age of the boxes from tick `begin` on count from there at most, in place."""
+    age_BTK = boxes_BTKF[:, begin:, :, AGE]
+    known_s_T = torch.arange(age_BTK.shape[1]).to(age_BTK) / TIMING.tick_hz
+    age_BTK.clamp_(max=known_s_T[None, :, None])
