@@ -25,6 +25,7 @@ from spatial_v2a.conditioning.detections import BoxDetector, Detections
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
 from spatial_v2a.conditioning.hold import BoxHold
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
+from spatial_v2a.conditioning.scene_cuts import SceneCuts
 from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.conditioning.weights import read_weights
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
@@ -36,9 +37,18 @@ EXTRACT_BATCH = 32
 
 
 class _Stream:
-    """Memory of one stream: its tracker, its boxes' history, and what it saw last."""
+    """Memory of one stream: its tracker, its boxes' history, and what it saw last.
+
+    Attributes:
+        cuts: says where another scene begins.
+        num_ticks: pictures of this scene so far.
+        nearness_HW: the last depth grid.
+        boxes: those of the last tick.
+        tracker, hold, builder: make boxes of detections and tokens of boxes.
+    """
 
     def __init__(self, config: PerceptionConfig) -> None:
+        self.cuts = SceneCuts(threshold=config.scene_cut_threshold)
         self.num_ticks = 0
         self.nearness_HW: NDArray | None = None
         self.boxes: list[Box] = []
@@ -47,8 +57,22 @@ class _Stream:
         self.builder = BoxTokenBuilder(max_boxes=config.max_boxes)
 
     def reset(self) -> None:
-        self.num_ticks, self.nearness_HW, self.boxes = 0, None, []
+        self.num_ticks = 0
+        self.cuts.reset()
+        self.forget_scene()
         self.tracker.reset()
+
+    def count(self, frame_HWC: Tensor) -> tuple[int, bool]:
+        """Number of the next picture within its scene, and whether the scene begins by a cut."""
+        is_cut = self.cuts.step(frame_HWC)
+        tick = 0 if is_cut else self.num_ticks
+        self.num_ticks = tick + 1
+        return tick, is_cut
+
+    def forget_scene(self) -> None:
+        """Forgets what was shown; ids of tracks go on."""
+        self.nearness_HW, self.boxes = None, []
+        self.tracker.end_tracks()
         self.hold.reset()
         self.builder.reset()
 
@@ -56,7 +80,8 @@ class _Stream:
 class Perception:
     """Frozen encoders and the per-stream trackers behind them.
 
-    A box that vanishes is held for `config.hold_s` (`conditioning/hold.py`).
+    A box that vanishes is held for `config.hold_s` (`conditioning/hold.py`). At a cut to another
+    scene (`conditioning/scene_cuts.py`) all of this is forgotten, and the features say so.
 
     Args:
         config: sizes and thresholds.
@@ -165,11 +190,12 @@ class Perception:
             raise ValueError(
                 f"{len(frames_BHWC)} pictures for {len(self._streams)} streams; call init_state"
             )
-        ticks = [stream.num_ticks for stream in self._streams]
+        counted = zip(self._streams, frames_BHWC, strict=True)
+        ticks, cuts = zip(*(stream.count(frame) for stream, frame in counted), strict=True)
         encoded = self._encode(frames_BHWC, ticks)
         features = [
-            self._features(stream, fov_deg, *one)
-            for stream, one in zip(self._streams, encoded, strict=True)
+            self._features(stream, fov_deg, is_cut, *one)
+            for stream, is_cut, one in zip(self._streams, cuts, encoded, strict=True)
         ]
         return _concatenate(features, dim=0)
 
@@ -202,9 +228,10 @@ class Perception:
         """
         stream = _Stream(self.config)
         for frames in _batches(frames_THWC):
-            ticks = [stream.num_ticks + n for n in range(len(frames))]
-            for one in self._encode(torch.from_numpy(np.stack(frames)), ticks):
-                yield self._features(stream, fov_deg, *one), tuple(stream.boxes)
+            frames_BHWC = torch.from_numpy(np.stack(frames))
+            ticks, cuts = zip(*(stream.count(frame) for frame in frames_BHWC), strict=True)
+            for is_cut, one in zip(cuts, self._encode(frames_BHWC, ticks), strict=True):
+                yield self._features(stream, fov_deg, is_cut, *one), tuple(stream.boxes)
 
     def fingerprint(self, stream: str) -> str:
         """Sixteen hex digits that change with the settings or the weights behind a stream."""
@@ -218,13 +245,13 @@ class Perception:
         return digest.hexdigest()[:16]
 
     def _encode(
-        self, frames_BHWC: Tensor, ticks: list[int]
+        self, frames_BHWC: Tensor, ticks: Sequence[int]
     ) -> list[tuple[Tensor | None, NDArray | None, Detections | None]]:
         """Runs the encoders; per picture its patches [N, D], nearness grid and detections.
 
         Args:
             frames_BHWC: pictures.
-            ticks: number of each within its stream. Detector and depth look at every so-many-th
+            ticks: number of each within its scene. Detector and depth look at every so-many-th
                 picture, in turns where they can; where one does not, its result is None.
         """
         nothing = [None] * len(frames_BHWC)
@@ -239,7 +266,7 @@ class Perception:
         grids = [None if grid is None else grid.cpu().numpy() for grid in depth]
         return list(zip(dino, grids, found, strict=True))
 
-    def _find(self, frames_BHWC: Tensor, ticks: list[int]) -> list[Detections | None]:
+    def _find(self, frames_BHWC: Tensor, ticks: Sequence[int]) -> list[Detections | None]:
         """What the detector finds in the pictures it looks at, None for the others."""
         every, weight = self.config.boxes.every_ticks, self.config.boxes.closer_look_weight
         sees = [tick % every == 0 for tick in ticks]
@@ -259,11 +286,13 @@ class Perception:
         self,
         stream: _Stream,
         fov_deg: float | None,
+        is_cut: bool,
         dino_ND: Tensor | None,
         nearness_HW: NDArray | None,
         found: Detections | None,
     ) -> FrameFeatures:
-        stream.num_ticks += 1
+        if is_cut:
+            stream.forget_scene()
         if nearness_HW is None:
             nearness_HW = stream.nearness_HW
         stream.nearness_HW = nearness_HW
@@ -275,6 +304,7 @@ class Perception:
             tokens = [stream.builder.step(boxes, fov_deg=fov_deg, nearness_HW=nearness_HW)]
         grid_1HW = None if nearness_HW is None else nearness_HW[None]
         features = frame_features(self.config, tokens=tokens, nearness_THW=grid_1HW, num_ticks=1)
+        features.is_cut_BT[:] = is_cut
         if dino_ND is None:
             return features
         present = torch.ones(1, 1, dtype=torch.bool)

@@ -6,7 +6,8 @@ JSONL, one line per observation, ordered by time, the first at t = 0:
 `x`, `y` are the box's top left corner; all are fractions of the picture. `nearness`, `score`,
 `fov_deg`, `depth`, `mute` and `solo` may be left out, other keys (`azimuth_deg`, ...) are not read;
 tick n shows the newest line with t <= n / 30 s. An object whose box is gone is held for a moment,
-as a detected one is (`conditioning/hold.py`).
+as a detected one is (`conditioning/hold.py`), unless a line says `"cut": true`: another scene
+begins there, and nothing is held across it.
 """
 
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from spatial_v2a.conditioning.given_lines import (
     entry_box,
     entry_track_id,
     line_fov_deg,
+    line_is_cut,
     marked_boxes,
     read_lines,
 )
@@ -134,7 +136,7 @@ class GivenTick:
     """One tick of a JSONL file.
 
     Attributes:
-        features: boxes and depth [1, 1], edited; the DINO stream is absent.
+        features: boxes and depth [1, 1], edited, and cuts; the DINO stream is absent.
         is_muted: objects are known, and edits silence every one of them.
         silenced: boxes of this tick that edits silence.
         boxes: those that are left, edited, and behind them those held, in the order in which the
@@ -193,6 +195,7 @@ def given_ticks(
     line, where = next(lines, (None, ""))
     if line is None:
         raise UserError(f"{path} has no line; write one JSON object per tick")
+    is_cut = line_is_cut(line, where=where)
     following = next(lines, None)
     if line["t"] > TIME_ROUNDING_S:
         raise UserError(f"{where}: the first t is {line['t']:g}; begin with a line at t 0")
@@ -202,8 +205,12 @@ def given_ticks(
             following is not None and following[0]["t"] <= tick / TIMING.tick_hz + TIME_ROUNDING_S
         ):
             (line, where), following = following, next(lines, None)
+            is_cut |= line_is_cut(line, where=where)
         grid_HW = depth_grid(line, config, where=where)
         view = {"fov_deg": line_fov_deg(line, config, where=where), "nearness_HW": grid_HW}
+        if is_cut:
+            hold.reset()
+            builder.reset()
         heard = editor.step(marked_boxes(line, index, where=where), **view)
         hold.forget(filter(editor.silences, hold.track_ids))
         boxes = hold.step(heard, nearness_HW=grid_HW, silenced=editor.silenced)
@@ -213,6 +220,8 @@ def given_ticks(
             nearness_THW=None if grid_HW is None else grid_HW[None],
             num_ticks=1,
         )
+        features.is_cut_BT[:] = is_cut
+        is_cut = False
         yield GivenTick(
             features, editor.is_muted, tuple(editor.silenced), tuple(boxes), view["fov_deg"]
         )
@@ -224,8 +233,10 @@ def given_ticks(
 def overlay_given(features: FrameFeatures, given: FrameFeatures) -> FrameFeatures:
     """Replaces the boxes and the depth of `features` by the given ones, where these are present.
 
-    A whole stream is replaced when its flag is set in the first tick of `given`.
+    A whole stream is replaced when its flag is set in the first tick of `given`. A cut of either is
+    one.
     """
+    features = replace(features, is_cut_BT=features.is_cut_BT | given.is_cut_BT)
     if bool(given.has_boxes_BT[0, 0]):
         names = ("boxes_BTKF", "class_BTK", "box_mask_BTK", "has_boxes_BT")
         features = replace(features, **{name: getattr(given, name) for name in names})

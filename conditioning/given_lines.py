@@ -78,6 +78,16 @@ def line_fov_deg(line: dict, config: PerceptionConfig, *, where: str) -> float:
     return float(fov_deg)
 
 
+def line_is_cut(line: dict, *, where: str) -> bool:
+    """Whether another scene begins with a line."""
+    is_cut = line.get("cut")
+    if is_cut is None:
+        return False
+    if not isinstance(is_cut, bool):
+        raise UserError(f"{where}: cut {is_cut!r} is not true or false; write one of them")
+    return is_cut
+
+
 def depth_grid(line: dict, config: PerceptionConfig, *, where: str) -> NDArray | None:
     """Nearness grid [H, W] of a line, or None."""
     if line.get("depth") is None:

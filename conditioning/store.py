@@ -86,6 +86,8 @@ class FeatureStore:
         except (zipfile.BadZipFile, ValueError, EOFError) as error:
             raise UserError(f"{path} is corrupt; delete it and extract again") from error
         tensors["class_BTK"] = tensors["class_BTK"].long()
+        # Files from before cuts were looked for have no such entry.
+        tensors.setdefault("is_cut_BT", torch.zeros_like(tensors["has_boxes_BT"]))
         features = FrameFeatures(**tensors)
         return features.map(lambda x: x.float() if x.is_floating_point() else x)
 

@@ -66,8 +66,12 @@ class BoxTracker:
 
     def reset(self) -> None:
         """Forgets every track; ids begin at 1 again."""
-        self._tracks: list[_Track] = []
         self._next_id = 1
+        self.end_tracks()
+
+    def end_tracks(self) -> None:
+        """Forgets every track; ids go on, so that none means two objects."""
+        self._tracks: list[_Track] = []
 
     def step(self, found: Detections | None) -> list[Box]:
         """Boxes of this tick's tracks; a new object is there in the tick that first shows it.

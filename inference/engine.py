@@ -145,7 +145,7 @@ class Engine:
 
     @torch.inference_mode()
     def step(self, features_B1: FrameFeatures, active_B: Tensor | None = None) -> Tensor:
-        """Hears one tick.
+        """Hears one tick; at a cut to another scene the history of what was heard ends.
 
         Args:
             features_B1: perception of one tick, [B, 1] leading; any device.
@@ -155,6 +155,7 @@ class Engine:
             float32 [B, samples_per_tick, 2] on the CPU, about -1..1.
         """
         active = None if active_B is None else active_B.to(self.device)
+        self._begin_scenes(features_B1.is_cut_BT[:, 0].cpu(), active_B)
         features = features_B1.map(lambda x: x.to(self.device))
         v_R1V = self.passes.fuse(features, self.state, active)
         condition = self.passes.attend(v_R1V, self.state, active)
@@ -176,6 +177,7 @@ class Engine:
                 nobody hears. None is all, and draws no noise.
         """
         x_BD = x_BD.to(self.device, self.dtype)
+        self._begin_scenes(features_B1.is_cut_BT[:, 0].cpu(), None)
         features = features_B1.map(lambda x: x.to(self.device))
         v_R1V = self.passes.fuse(features, self.state, None)
         condition = self.passes.attend(v_R1V, self.state, None)
@@ -208,6 +210,17 @@ class Engine:
         reset_(self.state.decoder, where)
         reset_(self.state.generator, self.passes.rows(where))
         self.restart_noise(where_B)
+
+    def _begin_scenes(self, is_cut_B: Tensor, active_B: Tensor | None) -> None:
+        """Streams that cut to another scene forget what they heard; their sound fades over.
+
+        The decoder and the noise go on: what the one has begun ends without a click, and a scene
+        that comes twice does not sound twice the same.
+        """
+        if active_B is not None:
+            is_cut_B = is_cut_B & active_B
+        if is_cut_B.any():
+            reset_(self.state.generator, self.passes.rows(is_cut_B.to(self.device)))
 
     def restart_noise(self, where_B: Tensor | None = None) -> None:
         """Begins the noise of streams anew and leaves their history; arguments as for `reset`."""

@@ -31,6 +31,8 @@ class FrameFeatures:
         box_mask_BTK: True where the slot holds a box.
         has_dino_BT, has_depth_BT, has_boxes_BT: False replaces the stream by its null embedding
             (an empty but working detector is has_boxes True with no slot set).
+        is_cut_BT: another scene begins here (`conditioning/scene_cuts.py`): the engine forgets what
+            it heard before. Training does not look at it.
     """
 
     dino_BTND: Tensor
@@ -41,6 +43,7 @@ class FrameFeatures:
     has_dino_BT: Tensor
     has_depth_BT: Tensor
     has_boxes_BT: Tensor
+    is_cut_BT: Tensor
 
     def map(self, function) -> "FrameFeatures":
         """Applies `function` to every tensor."""
@@ -98,6 +101,7 @@ def empty_features(
         has_dino_BT=zeros(kind=torch.bool),
         has_depth_BT=zeros(kind=torch.bool),
         has_boxes_BT=zeros(kind=torch.bool),
+        is_cut_BT=zeros(kind=torch.bool),
     )
 
 

@@ -137,6 +137,9 @@ class PerceptionConfig(StrictConfig):
         default_fov_deg: horizontal field of view where none is told, degrees.
         hold_s: how long an object is still shown to the model after its box vanished, seconds;
             0 switches that off.
+        scene_cut_threshold: how sudden and complete a change of the picture is a cut to another
+            scene, at which what was seen and heard before is forgotten
+            (`conditioning/scene_cuts.py`); 0 sees no cuts.
     """
 
     dino: DinoSettings = DinoSettings()
@@ -147,6 +150,7 @@ class PerceptionConfig(StrictConfig):
     max_boxes: int = 8
     default_fov_deg: float = 90.0
     hold_s: float = Field(default=1.0, ge=0, le=10)
+    scene_cut_threshold: float = Field(default=2.0, ge=0)
 
     @property
     def boxes(self) -> BoxSettings:

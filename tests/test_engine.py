@@ -367,6 +367,50 @@ def test_sound_that_is_followed_is_history_like_sound_that_was_drawn(
     assert not torch.equal(fresh.step(tick(features, 5)), heard[5]), "history changes nothing"
 
 
+def test_a_cut_ends_the_history_of_its_stream_and_neither_its_sound_nor_its_noise(
+    tiny_config: Config, model, monkeypatch
+) -> None:
+    features = random_features(tiny_config, num_streams=2, num_ticks=7)
+    settings = EngineSettings(seed=4, nfe=1)
+
+    def heard(features: FrameFeatures, *, skipped: int = 0, active_B: torch.Tensor | None = None):
+        """Sound and latents of every tick; of the noise, `skipped` ticks are passed over."""
+        num_streams, num_ticks = features.is_cut_BT.shape
+        engine = Engine(model, num_streams=num_streams, settings=settings)
+        drawn, draw = [], engine.passes.draw
+
+        def kept(*arguments):
+            drawn.append(draw(*arguments).clone())
+            return drawn[-1]
+
+        monkeypatch.setattr(engine.passes, "draw", kept)
+        with torch.inference_mode():
+            for _ in range(skipped):
+                engine._draw_noise(None)
+        active = [active_B if n == 4 else None for n in range(num_ticks)]
+        return [engine.step(tick(features, n), active[n]) for n in range(num_ticks)], drawn
+
+    plain, _ = heard(features)
+    cut = features.map(torch.clone)
+    cut.is_cut_BT[0, 4] = True
+    audio, drawn = heard(cut)
+    for n in range(7):
+        assert torch.equal(audio[n][1], plain[n][1]), f"tick {n} of the other stream differs"
+        assert torch.equal(audio[n][0], plain[n][0]) == (n < 4), n
+    # What is drawn from the cut on is what a new stream draws of the same noise.
+    _, anew = heard(features.map(lambda x: x[:1, 4:]), skipped=4)
+    for n in range(3):
+        torch.testing.assert_close(drawn[4 + n][:1], anew[n], atol=1e-5, rtol=0)
+    # And the decoder makes one sound of what was before and after.
+    latents = torch.stack([x_BD[:1] for x_BD in drawn], dim=1)
+    whole = model.autoencoder.decode(model.denormalize(latents)).transpose(1, 2)
+    torch.testing.assert_close(torch.cat([x[:1] for x in audio], dim=1), whole, atol=1e-4, rtol=0)
+    # An idle stream neither hears nor forgets.
+    idle = torch.tensor([False, True])
+    pairs = [heard(one, active_B=idle)[0] for one in (cut, features)]
+    assert all(torch.equal(*ticks) for ticks in zip(*pairs, strict=True))
+
+
 def test_streams_that_share_their_noise_draw_what_their_first_draws(
     tiny_config: Config, model
 ) -> None:

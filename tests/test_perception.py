@@ -55,10 +55,14 @@ def perception(folder: Path, config: PerceptionConfig) -> Perception:
 
 @pytest.fixture(params=[1, 2], ids=["every tick", "every second tick"])
 def seeing(request: pytest.FixtureRequest, folder: Path, config: PerceptionConfig) -> Perception:
-    """Perception whose detector and depth network look at each or at every second picture."""
+    """Perception whose detector and depth network look at each or at every second picture.
+
+    It sees no cuts: to it, each of the pictures of noise would be another scene.
+    """
     turns = {"every_ticks": request.param}
     taken = {name: getattr(config, name).model_copy(update=turns) for name in ("detector", "depth")}
-    return Perception.from_checkpoint(folder, config.model_copy(update=taken))
+    seen = config.model_copy(update=taken | {"scene_cut_threshold": 0.0})
+    return Perception.from_checkpoint(folder, seen)
 
 
 @pytest.fixture

@@ -67,11 +67,14 @@ def clip(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def emptied(tmp_path_factory) -> Path:
-    """A clip whose picture is grey after a while: its object vanishes, and stays away."""
+    """A clip whose picture turns grey after a while: its object vanishes, and stays away."""
     path = tmp_path_factory.mktemp("emptied") / "emptied.mp4"
     demo = open_video(Path(str(resources.files("spatial_v2a") / "bundled" / "demo" / "clip.mp4")))
     images = list(islice(demo.ticks(), SEEN_TICKS))
-    images += [np.full_like(images[0], 110)] * (2 * TIMING.tick_hz - SEEN_TICKS)
+    grey = np.full_like(images[0], 110)
+    # Not at once, which would be a cut, at which nothing is held.
+    images += [(w * images[-1] + (1 - w) * grey).astype(np.uint8) for w in (0.8, 0.6, 0.4, 0.2)]
+    images += [grey] * (2 * TIMING.tick_hz - len(images))
     write_video(path, images, TIMING.tick_hz)
     return path
 

@@ -67,4 +67,5 @@ def random_features(
         has_dino_BT=uniform() > threshold,
         has_depth_BT=uniform() > threshold,
         has_boxes_BT=uniform() > threshold,
+        is_cut_BT=torch.zeros(bt, dtype=torch.bool),
     )

@@ -186,8 +186,8 @@ class TrackWriter:
                 images = job.source.ticks(max_width=self.perception.config.max_image_width)
                 with partial.open("w", encoding="utf-8") as file, closing(images):
                     for image_HWC in images:
-                        entries, grid_HW = self._look(image_HWC)
-                        file.write(_line(num_ticks, self.fov_deg, entries, grid_HW))
+                        entries, grid_HW, is_cut = self._look(image_HWC)
+                        file.write(_line(num_ticks, self.fov_deg, entries, grid_HW, is_cut=is_cut))
                         _note(seen, num_ticks, entries)
                         if picture is not None:
                             picture.add(image_HWC, entries)
@@ -211,8 +211,8 @@ class TrackWriter:
             tracks=tuple(_summary(i, seen[i], num_ticks) for i in sorted(seen)),
         )
 
-    def _look(self, image_HWC: NDArray) -> tuple[list[dict], NDArray]:
-        """The boxes of the next tick as JSONL has them, and the depth grid [H, W]."""
+    def _look(self, image_HWC: NDArray) -> tuple[list[dict], NDArray, bool]:
+        """The next tick's boxes as JSONL has them, its depth grid [H, W], and if it is a cut."""
         frames_BHWC = torch.from_numpy(image_HWC)[None]
         features = self.perception.step(frames_BHWC, fov_deg=self.fov_deg)
         grid_HW = features.depth_BTHW[0, 0].numpy()
@@ -220,7 +220,8 @@ class TrackWriter:
         boxes = [box for box in self.perception.boxes_B[0] if not box.is_held]
         corners_K4 = np.array([[b.cx, b.cy, b.w, b.h] for b in boxes]).reshape(-1, 4)
         near_K = nearness_in_boxes(grid_HW, corners_K4)
-        return [self._entry(*pair) for pair in zip(boxes, near_K, strict=True)], grid_HW
+        entries = [self._entry(*pair) for pair in zip(boxes, near_K, strict=True)]
+        return entries, grid_HW, bool(features.is_cut_BT)
 
     def _entry(self, box: Box, near: np.float32) -> dict:
         return {
@@ -245,10 +246,13 @@ def corner(centre: float, size: float) -> float:
     return low
 
 
-def _line(tick: int, fov_deg: float, entries: Sequence[dict], grid_HW: NDArray) -> str:
+def _line(
+    tick: int, fov_deg: float, entries: Sequence[dict], grid_HW: NDArray, *, is_cut: bool
+) -> str:
     line = {
         "t": round(tick / TIMING.tick_hz, TIME_DECIMALS),
         "fov_deg": fov_deg,
+        **({"cut": True} if is_cut else {}),
         "boxes": entries,
         "depth": [[_shortest(value) for value in row] for row in grid_HW],
     }
