@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.camera_turn import CameraTurn
 from spatial_v2a.conditioning.closer_look import cut_out, join_looks, region_of
 from spatial_v2a.conditioning.depth import DepthEncoder, build_depth, load_depth
 from spatial_v2a.conditioning.detections import BoxDetector, Detections
@@ -30,10 +31,25 @@ from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.conditioning.weights import read_weights
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.geometry import slide_turn_deg
 from spatial_v2a.perception_config import PerceptionConfig
 
 STREAMS = ("dino", "depth", "boxes")
 EXTRACT_BATCH = 32
+
+
+class _Place(NamedTuple):
+    """A picture among those before it.
+
+    Attributes:
+        tick: its number within its scene.
+        is_cut: the scene begins with it, and another came before.
+        slide: how far it slid to the right, as a share of its width.
+    """
+
+    tick: int
+    is_cut: bool
+    slide: float
 
 
 class _Stream:
@@ -41,17 +57,21 @@ class _Stream:
 
     Attributes:
         cuts: says where another scene begins.
+        turn: says how far the picture slid.
         num_ticks: pictures of this scene so far.
         nearness_HW: the last depth grid.
         boxes: those of the last tick.
+        turn_deg: how far the camera turned to the left since the tick before.
         tracker, hold, builder: make boxes of detections and tokens of boxes.
     """
 
     def __init__(self, config: PerceptionConfig) -> None:
         self.cuts = SceneCuts(threshold=config.scene_cut_threshold)
+        self.turn = CameraTurn()
         self.num_ticks = 0
         self.nearness_HW: NDArray | None = None
         self.boxes: list[Box] = []
+        self.turn_deg = 0.0
         self.tracker = BoxTracker(new_track_score=config.boxes.new_track_score)
         self.hold = BoxHold(hold_s=config.hold_s)
         self.builder = BoxTokenBuilder(max_boxes=config.max_boxes)
@@ -59,19 +79,20 @@ class _Stream:
     def reset(self) -> None:
         self.num_ticks = 0
         self.cuts.reset()
+        self.turn.reset()
         self.forget_scene()
         self.tracker.reset()
 
-    def count(self, frame_HWC: Tensor) -> tuple[int, bool]:
-        """Number of the next picture within its scene, and whether the scene begins by a cut."""
-        is_cut = self.cuts.step(frame_HWC)
+    def place(self, frame_HWC: Tensor) -> _Place:
+        """Where the next picture stands among those before it."""
+        is_cut, slide = self.cuts.step(frame_HWC), self.turn.step(frame_HWC)
         tick = 0 if is_cut else self.num_ticks
         self.num_ticks = tick + 1
-        return tick, is_cut
+        return _Place(tick, is_cut, slide)
 
     def forget_scene(self) -> None:
         """Forgets what was shown; ids of tracks go on."""
-        self.nearness_HW, self.boxes = None, []
+        self.nearness_HW, self.boxes, self.turn_deg = None, [], 0.0
         self.tracker.end_tracks()
         self.hold.reset()
         self.builder.reset()
@@ -166,6 +187,11 @@ class Perception:
         """Every stream's boxes of its last tick, held ones behind, also those without a slot."""
         return tuple(tuple(stream.boxes) for stream in self._streams)
 
+    @property
+    def turn_deg_B(self) -> tuple[float, ...]:
+        """How far the camera of every stream turned to the left in its last tick, degrees."""
+        return tuple(stream.turn_deg for stream in self._streams)
+
     def init_state(self, batch_size: int) -> None:
         """Prepares for `batch_size` streams, each with fresh memory."""
         self._streams = [_Stream(self.config) for _ in range(batch_size)]
@@ -190,12 +216,12 @@ class Perception:
             raise ValueError(
                 f"{len(frames_BHWC)} pictures for {len(self._streams)} streams; call init_state"
             )
-        counted = zip(self._streams, frames_BHWC, strict=True)
-        ticks, cuts = zip(*(stream.count(frame) for stream, frame in counted), strict=True)
-        encoded = self._encode(frames_BHWC, ticks)
+        pairs = zip(self._streams, frames_BHWC, strict=True)
+        places = [stream.place(frame) for stream, frame in pairs]
+        encoded = self._encode(frames_BHWC, [place.tick for place in places])
         features = [
-            self._features(stream, fov_deg, is_cut, *one)
-            for stream, is_cut, one in zip(self._streams, cuts, encoded, strict=True)
+            self._features(stream, fov_deg, place, *one)
+            for stream, place, one in zip(self._streams, places, encoded, strict=True)
         ]
         return _concatenate(features, dim=0)
 
@@ -229,9 +255,10 @@ class Perception:
         stream = _Stream(self.config)
         for frames in _batches(frames_THWC):
             frames_BHWC = torch.from_numpy(np.stack(frames))
-            ticks, cuts = zip(*(stream.count(frame) for frame in frames_BHWC), strict=True)
-            for is_cut, one in zip(cuts, self._encode(frames_BHWC, ticks), strict=True):
-                yield self._features(stream, fov_deg, is_cut, *one), tuple(stream.boxes)
+            places = [stream.place(frame) for frame in frames_BHWC]
+            encoded = self._encode(frames_BHWC, [place.tick for place in places])
+            for place, one in zip(places, encoded, strict=True):
+                yield self._features(stream, fov_deg, place, *one), tuple(stream.boxes)
 
     def fingerprint(self, stream: str) -> str:
         """Sixteen hex digits that change with the settings or the weights behind a stream."""
@@ -286,25 +313,28 @@ class Perception:
         self,
         stream: _Stream,
         fov_deg: float | None,
-        is_cut: bool,
+        place: _Place,
         dino_ND: Tensor | None,
         nearness_HW: NDArray | None,
         found: Detections | None,
     ) -> FrameFeatures:
-        if is_cut:
+        fov_deg = self.config.default_fov_deg if fov_deg is None else fov_deg
+        if place.is_cut:
             stream.forget_scene()
+        else:
+            stream.turn_deg = slide_turn_deg(place.slide, fov_deg)
         if nearness_HW is None:
             nearness_HW = stream.nearness_HW
         stream.nearness_HW = nearness_HW
         tokens = None
         if self.detector is not None:
-            fov_deg = self.config.default_fov_deg if fov_deg is None else fov_deg
+            view = {"fov_deg": fov_deg, "nearness_HW": nearness_HW}
             seen = stream.tracker.step(found)
-            boxes = stream.boxes = stream.hold.step(seen, nearness_HW=nearness_HW)
-            tokens = [stream.builder.step(boxes, fov_deg=fov_deg, nearness_HW=nearness_HW)]
+            boxes = stream.boxes = stream.hold.step(seen, turn_deg=stream.turn_deg, **view)
+            tokens = [stream.builder.step(boxes, **view)]
         grid_1HW = None if nearness_HW is None else nearness_HW[None]
         features = frame_features(self.config, tokens=tokens, nearness_THW=grid_1HW, num_ticks=1)
-        features.is_cut_BT[:] = is_cut
+        features.is_cut_BT[:] = place.is_cut
         if dino_ND is None:
             return features
         present = torch.ones(1, 1, dtype=torch.bool)

@@ -6,8 +6,9 @@ JSONL, one line per observation, ordered by time, the first at t = 0:
 `x`, `y` are the box's top left corner; all are fractions of the picture. `nearness`, `score`,
 `fov_deg`, `depth`, `mute` and `solo` may be left out, other keys (`azimuth_deg`, ...) are not read;
 tick n shows the newest line with t <= n / 30 s. An object whose box is gone is held for a moment,
-as a detected one is (`conditioning/hold.py`), unless a line says `"cut": true`: another scene
-begins there, and nothing is held across it.
+as a detected one is (`conditioning/hold.py`). It stays where it is in the world if lines say how
+far the camera has turned to the left since the line before (`"turn_deg": 1.5`). Where one says
+`"cut": true` another scene begins, and nothing is held across it.
 """
 
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from spatial_v2a.conditioning.box_fields import (
     frame_features,
     slots_of,
 )
+from spatial_v2a.conditioning.camera_turn import CameraTurn
 from spatial_v2a.conditioning.given_lines import (
     box_entries,
     depth_grid,
@@ -33,6 +35,7 @@ from spatial_v2a.conditioning.given_lines import (
     entry_track_id,
     line_fov_deg,
     line_is_cut,
+    line_turn_deg,
     marked_boxes,
     read_lines,
 )
@@ -46,7 +49,7 @@ from spatial_v2a.conditioning.track_edits import (
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.geometry import pool_grid
+from spatial_v2a.geometry import pool_grid, slide_turn_deg
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 
@@ -117,18 +120,35 @@ def _clip_tokens(
         boxes_T = degrade(boxes_T)
         nearness_THW = degrade.nearness(nearness_THW)
     nearness_THW = nearness_THW.astype(np.float32)
+    fov_deg = float(clip.meta["fov_deg"])
+    turns_T = _turns_deg(clip, fov_deg)
     hold = BoxHold(hold_s=config.hold_s)
     boxes_T = [
-        hold.step([replace(box, nearness=None) for box in boxes], nearness_HW=grid)
-        for boxes, grid in zip(boxes_T, nearness_THW, strict=True)
+        hold.step(
+            [replace(box, nearness=None) for box in boxes],
+            nearness_HW=grid,
+            turn_deg=turn,
+            fov_deg=fov_deg,
+        )
+        for boxes, grid, turn in zip(boxes_T, nearness_THW, turns_T, strict=True)
     ]
     builder = BoxTokenBuilder(max_boxes=config.max_boxes)
-    fov_deg = float(clip.meta["fov_deg"])
     tokens = [
         builder.step(boxes, fov_deg=fov_deg, nearness_HW=grid)
         for boxes, grid in zip(boxes_T, nearness_THW, strict=True)
     ]
     return tokens, boxes_T, nearness_THW
+
+
+def _turns_deg(clip: Clip, fov_deg: float) -> list[float]:
+    """How far the camera turned to the left before every tick, read from the clip's pictures.
+
+    A clip that was loaded without them turns nowhere.
+    """
+    if "frames.npz" not in clip.parts:
+        return [0.0] * clip.num_ticks
+    turn = CameraTurn()
+    return [slide_turn_deg(turn.step(frame), fov_deg) for frame in clip.frames()]
 
 
 @dataclass(frozen=True)
@@ -195,7 +215,7 @@ def given_ticks(
     line, where = next(lines, (None, ""))
     if line is None:
         raise UserError(f"{path} has no line; write one JSON object per tick")
-    is_cut = line_is_cut(line, where=where)
+    is_cut, turn_deg = line_is_cut(line, where=where), line_turn_deg(line, where=where)
     following = next(lines, None)
     if line["t"] > TIME_ROUNDING_S:
         raise UserError(f"{where}: the first t is {line['t']:g}; begin with a line at t 0")
@@ -206,6 +226,7 @@ def given_ticks(
         ):
             (line, where), following = following, next(lines, None)
             is_cut |= line_is_cut(line, where=where)
+            turn_deg += line_turn_deg(line, where=where)
         grid_HW = depth_grid(line, config, where=where)
         view = {"fov_deg": line_fov_deg(line, config, where=where), "nearness_HW": grid_HW}
         if is_cut:
@@ -213,7 +234,7 @@ def given_ticks(
             builder.reset()
         heard = editor.step(marked_boxes(line, index, where=where), **view)
         hold.forget(filter(editor.silences, hold.track_ids))
-        boxes = hold.step(heard, nearness_HW=grid_HW, silenced=editor.silenced)
+        boxes = hold.step(heard, turn_deg=turn_deg, silenced=editor.silenced, **view)
         features = frame_features(
             config,
             tokens=[builder.step(boxes, **view)],
@@ -221,7 +242,7 @@ def given_ticks(
             num_ticks=1,
         )
         features.is_cut_BT[:] = is_cut
-        is_cut = False
+        is_cut, turn_deg = False, 0.0
         yield GivenTick(
             features, editor.is_muted, tuple(editor.silenced), tuple(boxes), view["fov_deg"]
         )

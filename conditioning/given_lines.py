@@ -18,6 +18,8 @@ from spatial_v2a.perception_config import PerceptionConfig
 
 # A longer film is not dubbed in one piece; such a time is in milliseconds, or since 1970.
 MAX_TIME_S = 24 * 3600.0
+# From line to line; what turns farther is nearer the other way round.
+MAX_TURN_DEG = 180.0
 
 
 def read_lines(path: Path) -> Iterator[tuple[dict, str]]:
@@ -76,6 +78,20 @@ def line_fov_deg(line: dict, config: PerceptionConfig, *, where: str) -> float:
     if not isinstance(fov_deg, int | float) or not 1 <= fov_deg <= 175:
         raise UserError(f"{where}: fov_deg {fov_deg!r} is not in 1..175; give degrees")
     return float(fov_deg)
+
+
+def line_turn_deg(line: dict, *, where: str) -> float:
+    """How far the camera has turned to the left since the line before, degrees."""
+    turn_deg = line.get("turn_deg")
+    if turn_deg is None:
+        return 0.0
+    is_number = isinstance(turn_deg, int | float) and not isinstance(turn_deg, bool)
+    if not is_number or abs(turn_deg) > MAX_TURN_DEG:
+        shown = str(turn_deg)[:20]
+        raise UserError(
+            f"{where}: turn_deg {shown} is not in -180..180; give degrees, left above 0"
+        )
+    return float(turn_deg)
 
 
 def line_is_cut(line: dict, *, where: str) -> bool:

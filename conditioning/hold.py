@@ -1,9 +1,11 @@
 """Holds a vanished object where it was for a moment: its sound must not end with its box.
 
-Detected and given boxes go through this one class. What it holds depends on the boxes and depth
-grids before and nothing else, so a tracks file needs only the boxes that were really seen.
+Detected and given boxes go through this one class. What it holds depends on the boxes, depth grids
+and turns of the camera before and nothing else, so a tracks file needs only the boxes that were
+really seen.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,15 +13,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.conditioning.box_fields import FORGET_AFTER_S, Box, Motion
-from spatial_v2a.geometry import nearness_in_boxes
+from spatial_v2a.geometry import azimuth_rad, column, nearness_in_boxes
 from spatial_v2a.timing import TIMING
 
 # What was there more briefly may have been a mistake of the detector.
 MIN_SEEN_TICKS = 3
 # A box that would reach an edge within this time left the picture there.
 REACH_S = 0.2
-# A tracker carries a lost box on for up to five ticks, beside the one that takes its place.
-OVERLAP_TICKS = 6
+# What was seen for less than this is held for this long, if at all: it may be a mistake, too.
+BRIEF_TICKS = TIMING.tick_hz
+# A tracker carries a lost box on for up to twelve ticks, beside the one that takes its place.
+OVERLAP_TICKS = 13
 # As a share of the picture: a detector that is off by a pixel or two still sees the edge touched.
 EDGE_MARGIN = 0.01
 
@@ -35,6 +39,8 @@ class _Track:
         company: ids that were in the picture or held when it was seen last, its own among them.
         num_seen: ticks in which it was seen.
         held: the box that stands for it now, or None.
+        azimuth_rad: where that is, positive to the left, also outside the picture; None as long as
+            the camera has not turned.
     """
 
     box: Box
@@ -43,6 +49,7 @@ class _Track:
     company: frozenset[int]
     num_seen: int = 0
     held: Box | None = None
+    azimuth_rad: float | None = None
 
 
 class BoxHold:
@@ -50,12 +57,14 @@ class BoxHold:
 
     An object that was seen in three ticks or more stays, once its box is gone, with class, size,
     score and nearness as they were: at the edge that it touched or would have touched within 0.2 s,
-    otherwise where it was. That ends when its box is back, when a box of its class comes that was
-    not there with it, or not until its last moment (most likely the same object), when it is
-    silenced, and with the time.
+    otherwise where it was. As the camera turns it stays where it is in the world, at the nearer
+    edge as long as that is out of the picture. All of this ends when its box is back, when a box
+    of its class comes that was not there with it, or not until its last moment (most likely the
+    same object), when it is silenced, and with the time: when it is gone for as long as it was
+    seen, which counts as a second at least, or for `hold_s`.
 
     Args:
-        hold_s: how long, seconds, to the nearest tick; 0 holds nothing.
+        hold_s: how long at most, seconds, to the nearest tick; 0 holds nothing.
     """
 
     def __init__(self, *, hold_s: float) -> None:
@@ -84,6 +93,8 @@ class BoxHold:
         boxes: Sequence[Box],
         *,
         nearness_HW: NDArray | None = None,
+        turn_deg: float = 0.0,
+        fov_deg: float | None = None,
         silenced: Sequence[Box] = (),
     ) -> list[Box]:
         """The boxes of this tick and, behind them, those that are held (`Box.is_held`).
@@ -92,6 +103,8 @@ class BoxHold:
             boxes: seen in this tick, with track ids.
             nearness_HW: depth grid in which a missing nearness of theirs is read, should they be
                 held later; without it that is 0. It is kept for a tick and must not change.
+            turn_deg: how far the camera turned to the left since the tick before.
+            fov_deg: horizontal field of view in degrees, without which nothing turns.
             silenced: boxes of this tick that make no sound: seen, but neither given back nor held.
         """
         self.forget(box.track_id for box in silenced)
@@ -100,6 +113,8 @@ class BoxHold:
         lost = {i: track for i, track in self._tracks.items() if i not in seen_ids}
         for track in lost.values():
             self._hold(track, in_picture)
+            if track.held is not None and turn_deg != 0.0 and fov_deg is not None:
+                _turn(track, turn_deg, fov_deg)
         held = [track.held for track in lost.values() if track.held is not None]
         company = frozenset(box.track_id for box in (*in_picture, *held))
         for box in boxes:
@@ -117,7 +132,8 @@ class BoxHold:
             self._tracks[box.track_id] = track
         else:
             track.motion.follow(box, self._tick)
-        track.box, track.company, track.held = box, company, None
+        track.box, track.company = box, company
+        track.held = track.azimuth_rad = None
         track.num_seen += 1
 
     def _hold(self, track: _Track, in_picture: Sequence[Box]) -> None:
@@ -126,7 +142,8 @@ class BoxHold:
         if ticks_unseen == 1 and track.num_seen >= MIN_SEEN_TICKS:
             track.held = _held(track.box, track.motion, self._nearness_HW)
         is_replaced = any(self._replaces(box, track) for box in in_picture)
-        if is_replaced or ticks_unseen > self._hold_ticks:
+        hold_ticks = min(self._hold_ticks, max(BRIEF_TICKS, track.num_seen))
+        if is_replaced or ticks_unseen > hold_ticks:
             track.held = None
 
     def _replaces(self, box: Box, track: _Track) -> bool:
@@ -153,6 +170,21 @@ def _held(box: Box, motion: Motion, nearness_HW: NDArray | None) -> Box:
         near = 0.0 if nearness_HW is None else float(nearness_in_boxes(nearness_HW, corners_14)[0])
     cx, cy = _settled(box.cx, box.w, motion.vx), _settled(box.cy, box.h, motion.vy)
     return replace(box, cx=cx, cy=cy, nearness=near, is_held=True)
+
+
+def _turn(track: _Track, turn_deg: float, fov_deg: float) -> None:
+    """Moves what is held of a track against the turn of the camera."""
+    assert track.held is not None
+    now_rad = track.azimuth_rad
+    if now_rad is None:
+        now_rad = float(azimuth_rad(track.held.cx, fov_deg))
+    # All around is a full circle.
+    track.azimuth_rad = math.remainder(now_rad - math.radians(turn_deg), math.tau)
+    half = min(track.held.w, 1.0) / 2
+    cx = float(track.azimuth_rad < 0)
+    if abs(track.azimuth_rad) < math.radians(fov_deg) / 2:
+        cx = column(track.azimuth_rad, fov_deg)
+    track.held = replace(track.held, cx=min(max(cx, half), 1.0 - half))
 
 
 def _settled(centre: float, size: float, speed: float) -> float:

@@ -6,14 +6,12 @@ Legend: C colours, H W rows and columns of the small picture that is looked at.
 """
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-SMALL_HW = (24, 32)
-# Rows and columns are skipped down to about this height before the picture is averaged.
-SKIP_TO_HEIGHT = 96
+from spatial_v2a.conditioning.small_picture import small_picture
+
+SIZE_HW = (24, 32)
 # A turn may slide the picture by so many of the small picture's columns from tick to tick.
 MAX_SLIDE = 14
 NUM_LEVELS = 32
@@ -52,7 +50,7 @@ class SceneCuts:
         """
         if self.threshold == 0.0:
             return False
-        last_2HW, now_2HW = self._last_2HW, _small(frame_HWC)
+        last_2HW, now_2HW = self._last_2HW, _colours(frame_HWC)
         self._last_2HW = now_2HW
         if last_2HW is None:
             return False
@@ -70,12 +68,9 @@ class SceneCuts:
         return sudden * misfit * (1.1 - _common(before_HW, after_HW)) > self.threshold
 
 
-def _small(frame_HWC: Tensor | NDArray) -> NDArray:
+def _colours(frame_HWC: Tensor | NDArray) -> NDArray:
     """Brightness and saturation [2, H, W] of a picture, 0 to 255."""
-    frame = torch.as_tensor(frame_HWC)
-    step = max(1, frame.shape[0] // SKIP_TO_HEIGHT)
-    sparse_CHW = frame[::step, ::step].permute(2, 0, 1).float()
-    rgb_CHW = F.adaptive_avg_pool2d(sparse_CHW, SMALL_HW).numpy()
+    rgb_CHW = small_picture(frame_HWC, SIZE_HW)
     brightest_HW = rgb_CHW.max(axis=0)
     saturation_HW = (brightest_HW - rgb_CHW.min(axis=0)) / (brightest_HW + DARK)
     return np.stack((rgb_CHW.mean(axis=0), 255.0 * saturation_HW))

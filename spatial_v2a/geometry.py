@@ -26,6 +26,21 @@ def azimuth_rad(cx: float | NDArray, fov_deg: float) -> float | NDArray:
     return np.arctan((1.0 - 2.0 * np.asarray(cx)) * math.tan(math.radians(fov_deg) / 2.0))
 
 
+def column(azimuth_rad: float, fov_deg: float) -> float:
+    """Inverse of `azimuth_rad`: the column of a bearing in (-pi/2, pi/2), in the picture or not."""
+    return 0.5 * (1.0 - math.tan(azimuth_rad) / math.tan(math.radians(fov_deg) / 2.0))
+
+
+def slide_turn_deg(slide: float, fov_deg: float) -> float:
+    """Degrees a camera turned, POSITIVE TO THE LEFT, whose picture slid to the right.
+
+    Args:
+        slide: of the middle of the picture, as a share of its width.
+        fov_deg: horizontal field of view in degrees, in (0, 180).
+    """
+    return math.degrees(math.atan(2.0 * slide * math.tan(math.radians(fov_deg) / 2.0)))
+
+
 def nearness(depth_m: float | NDArray) -> float | NDArray:
     """Maps metric depth to (0, 1]: 1 touches the camera, 1/2 at NEARNESS_HALF_M, 0 is infinity.
 

@@ -8,8 +8,7 @@ import torch
 from pydantic import ValidationError
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.bundle import EXTRACT_BATCH, Perception
-from spatial_v2a.conditioning.detections import Detections
+from spatial_v2a.conditioning.bundle import EXTRACT_BATCH
 from spatial_v2a.conditioning.given import given_ticks, overlay_given
 from spatial_v2a.conditioning.scene_cuts import SceneCuts
 from spatial_v2a.conditioning.store import FeatureStore
@@ -18,27 +17,9 @@ from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.dubbing.track_writer import TrackWriter, plan_tracks
 from spatial_v2a.perception_config import PerceptionConfig
+from tests.scenes import WIDTH, OneObject, perception, scene, view
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.track_lines import box, read, write_lines
-
-HEIGHT, WIDTH = 120, 160
-
-
-def scene(seed: int, *, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """A picture of smooth blobs in two colours, wider than it is shown: [height, 3 * width, 3]."""
-    random = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:height, 0 : 3 * width] / height
-    light = np.zeros(rows.shape)
-    for _ in range(60):
-        y, x, size = random.uniform(0, 1), random.uniform(0, 4), random.uniform(0.05, 0.25)
-        light += random.uniform(-1, 1) * np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / size**2)
-    light = (light - light.min()) / np.ptp(light)
-    low, high = random.uniform(0, 255, (2, 3))
-    return (low + light[..., None] * (high - low)).astype(np.uint8)
-
-
-def view(picture: np.ndarray, x: int = 0) -> np.ndarray:
-    return picture[:, x : x + picture.shape[1] // 3]
 
 
 def cuts_of(frames: list[np.ndarray], threshold: float = 2.0) -> list[int]:
@@ -89,31 +70,6 @@ def test_the_first_picture_is_none_and_a_threshold_of_0_sees_none() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tiny_config: Config) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny", tiny_config)
-
-
-class OneObject:
-    """A detector that finds the same object in the first pictures, and nothing after."""
-
-    def __init__(self, num_pictures: int) -> None:
-        self.left = num_pictures
-
-    def detect(self, frames_BHWC: torch.Tensor) -> list[Detections]:
-        """Of every picture."""
-        return [self._one() for _ in frames_BHWC]
-
-    def _one(self) -> Detections:
-        self.left -= 1
-        shown = int(self.left >= 0)
-        corners = np.array([[0.2, 0.4, 0.3, 0.6]], np.float32)[:shown]
-        return Detections(corners, np.full(shown, 0.9, np.float32), np.full(shown, 2))
-
-
-def perception(folder: Path, config: Config, detector: OneObject | None = None) -> Perception:
-    """Sees depth; once, so that the detector is asked once a picture."""
-    boxes = config.perception.detector.model_copy(update={"closer_look_weight": 0.0})
-    found = Perception.from_checkpoint(folder, config.perception)
-    seen = config.perception.model_copy(update={"detector": boxes})
-    return Perception(seen, dino=found.dino, depth=found.depth, detector=detector or found.detector)
 
 
 def test_a_cut_ends_what_is_held_and_ids_go_on(folder: Path, tiny_config: Config) -> None:

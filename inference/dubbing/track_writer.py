@@ -186,8 +186,8 @@ class TrackWriter:
                 images = job.source.ticks(max_width=self.perception.config.max_image_width)
                 with partial.open("w", encoding="utf-8") as file, closing(images):
                     for image_HWC in images:
-                        entries, grid_HW, is_cut = self._look(image_HWC)
-                        file.write(_line(num_ticks, self.fov_deg, entries, grid_HW, is_cut=is_cut))
+                        entries, grid_HW, camera = self._look(image_HWC)
+                        file.write(_line(num_ticks, self.fov_deg, camera, entries, grid_HW))
                         _note(seen, num_ticks, entries)
                         if picture is not None:
                             picture.add(image_HWC, entries)
@@ -211,8 +211,8 @@ class TrackWriter:
             tracks=tuple(_summary(i, seen[i], num_ticks) for i in sorted(seen)),
         )
 
-    def _look(self, image_HWC: NDArray) -> tuple[list[dict], NDArray, bool]:
-        """The next tick's boxes as JSONL has them, its depth grid [H, W], and if it is a cut."""
+    def _look(self, image_HWC: NDArray) -> tuple[list[dict], NDArray, dict]:
+        """The next tick's boxes, its depth grid [H, W] and its camera, for JSONL."""
         frames_BHWC = torch.from_numpy(image_HWC)[None]
         features = self.perception.step(frames_BHWC, fov_deg=self.fov_deg)
         grid_HW = features.depth_BTHW[0, 0].numpy()
@@ -221,7 +221,9 @@ class TrackWriter:
         corners_K4 = np.array([[b.cx, b.cy, b.w, b.h] for b in boxes]).reshape(-1, 4)
         near_K = nearness_in_boxes(grid_HW, corners_K4)
         entries = [self._entry(*pair) for pair in zip(boxes, near_K, strict=True)]
-        return entries, grid_HW, bool(features.is_cut_BT)
+        turn_deg = self.perception.turn_deg_B[0]
+        camera = {"turn_deg": turn_deg} if turn_deg else {}
+        return entries, grid_HW, camera | ({"cut": True} if bool(features.is_cut_BT) else {})
 
     def _entry(self, box: Box, near: np.float32) -> dict:
         return {
@@ -247,12 +249,12 @@ def corner(centre: float, size: float) -> float:
 
 
 def _line(
-    tick: int, fov_deg: float, entries: Sequence[dict], grid_HW: NDArray, *, is_cut: bool
+    tick: int, fov_deg: float, camera: dict, entries: Sequence[dict], grid_HW: NDArray
 ) -> str:
     line = {
         "t": round(tick / TIMING.tick_hz, TIME_DECIMALS),
         "fov_deg": fov_deg,
-        **({"cut": True} if is_cut else {}),
+        **camera,
         "boxes": entries,
         "depth": [[_shortest(value) for value in row] for row in grid_HW],
     }
