@@ -58,7 +58,9 @@ def seeing_places(perception: Perception) -> list[Place]:
         found.append(Place("depth", perception.depth, "encode"))
     if perception.detector is not None:
         found.append(Place("boxes", perception.detector, "detect"))
-        for stream in perception._streams:  # no public name leads to the trackers
+    for stream in perception._streams:  # no public name leads to the trackers
+        found.append(Place("tracking", stream, "place"))
+        if perception.detector is not None:
             found.append(Place("tracking", stream.tracker, "step"))
             found.append(Place("tracking", stream.builder, "step"))
     return found
