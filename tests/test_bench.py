@@ -52,11 +52,11 @@ def subject(checkpoint: Path) -> Subject:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One picture that stands: of noise that changes each would be a cut to another scene."""
+    """One picture that grows brighter: of noise that changes, each would be a cut."""
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     random = np.random.default_rng(0)
-    picture_HWC = random.integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    write_video(path, [picture_HWC] * 8, 30)
+    picture_HWC = random.integers(0, 128, (48, 64, 3), dtype=np.uint8)
+    write_video(path, [picture_HWC + 8 * n for n in range(8)], 30)
     return path
 
 
