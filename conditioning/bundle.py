@@ -101,8 +101,8 @@ class _Stream:
 class Perception:
     """Frozen encoders and the per-stream trackers behind them.
 
-    A box that vanishes is held for `config.hold_s` (`conditioning/hold.py`). At a cut to another
-    scene (`conditioning/scene_cuts.py`) all of this is forgotten, and the features say so.
+    A box that vanishes is held for up to `config.hold_s` (`conditioning/hold.py`). At a cut to
+    another scene (`conditioning/scene_cuts.py`) all of this is forgotten, and the features say so.
 
     Args:
         config: sizes and thresholds.
@@ -272,7 +272,7 @@ class Perception:
         return digest.hexdigest()[:16]
 
     def _encode(
-        self, frames_BHWC: Tensor, ticks: Sequence[int]
+        self, frames_BHWC: Tensor, ticks: list[int]
     ) -> list[tuple[Tensor | None, NDArray | None, Detections | None]]:
         """Runs the encoders; per picture its patches [N, D], nearness grid and detections.
 
@@ -293,7 +293,7 @@ class Perception:
         grids = [None if grid is None else grid.cpu().numpy() for grid in depth]
         return list(zip(dino, grids, found, strict=True))
 
-    def _find(self, frames_BHWC: Tensor, ticks: Sequence[int]) -> list[Detections | None]:
+    def _find(self, frames_BHWC: Tensor, ticks: list[int]) -> list[Detections | None]:
         """What the detector finds in the pictures it looks at, None for the others."""
         every, weight = self.config.boxes.every_ticks, self.config.boxes.closer_look_weight
         sees = [tick % every == 0 for tick in ticks]

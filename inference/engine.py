@@ -155,7 +155,7 @@ class Engine:
             float32 [B, samples_per_tick, 2] on the CPU, about -1..1.
         """
         active = None if active_B is None else active_B.to(self.device)
-        self._begin_scenes(features_B1.is_cut_BT[:, 0].cpu(), active_B)
+        self._begin_scenes(features_B1, active_B)
         features = features_B1.map(lambda x: x.to(self.device))
         v_R1V = self.passes.fuse(features, self.state, active)
         condition = self.passes.attend(v_R1V, self.state, active)
@@ -177,7 +177,7 @@ class Engine:
                 nobody hears. None is all, and draws no noise.
         """
         x_BD = x_BD.to(self.device, self.dtype)
-        self._begin_scenes(features_B1.is_cut_BT[:, 0].cpu(), None)
+        self._begin_scenes(features_B1, None)
         features = features_B1.map(lambda x: x.to(self.device))
         v_R1V = self.passes.fuse(features, self.state, None)
         condition = self.passes.attend(v_R1V, self.state, None)
@@ -211,12 +211,13 @@ class Engine:
         reset_(self.state.generator, self.passes.rows(where))
         self.restart_noise(where_B)
 
-    def _begin_scenes(self, is_cut_B: Tensor, active_B: Tensor | None) -> None:
+    def _begin_scenes(self, features_B1: FrameFeatures, active_B: Tensor | None) -> None:
         """Streams that cut to another scene forget what they heard; their sound fades over.
 
         The decoder and the noise go on: what the one has begun ends without a click, and a scene
         that comes twice does not sound twice the same.
         """
+        is_cut_B = features_B1.is_cut_BT[:, 0].cpu()
         if active_B is not None:
             is_cut_B = is_cut_B & active_B
         if is_cut_B.any():

@@ -135,8 +135,8 @@ class PerceptionConfig(StrictConfig):
         boxes_from: which of them finds the boxes.
         max_boxes: box slots of the features.
         default_fov_deg: horizontal field of view where none is told, degrees.
-        hold_s: how long an object is still shown to the model after its box vanished, seconds;
-            0 switches that off.
+        hold_s: how long at most an object is still shown to the model after its box vanished,
+            seconds; 0 switches that off.
         scene_cut_threshold: how sudden and complete a change of the picture is a cut to another
             scene, at which what was seen and heard before is forgotten
             (`conditioning/scene_cuts.py`); 0 sees no cuts.
