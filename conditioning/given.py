@@ -11,7 +11,7 @@ far the camera has turned to the left since the line before (`"turn_deg": 1.5`).
 `"cut": true` another scene begins, and nothing is held across it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -77,7 +77,11 @@ def clip_boxes(clip: Clip, config: PerceptionConfig) -> list[list[Box]]:
 
 
 def clip_features(
-    clip: Clip, config: PerceptionConfig, *, degrade: Degrade | None = None
+    clip: Clip,
+    config: PerceptionConfig,
+    *,
+    degrade: Degrade | None = None,
+    slides_T: Sequence[float] | None = None,
 ) -> FrameFeatures:
     """Boxes and depth of a whole Stage clip as features [1, T]; the DINO stream is absent.
 
@@ -88,8 +92,9 @@ def clip_features(
         clip: a recording with the engine's boxes and depth.
         config: vocabulary, grid and number of slots.
         degrade: makes given boxes as imperfect as detected ones (training.degrade).
+        slides_T: result of `clip_slides`, for a clip without its pictures.
     """
-    tokens, _, nearness_THW = _clip_tokens(clip, config, degrade)
+    tokens, _, nearness_THW = _clip_tokens(clip, config, degrade, slides_T)
     return frame_features(config, tokens=tokens, nearness_THW=nearness_THW, num_ticks=len(tokens))
 
 
@@ -110,8 +115,22 @@ def clip_ticks(
         yield features, tuple(boxes)
 
 
+def clip_slides(clip: Clip) -> list[float]:
+    """How far every picture of a clip slid to the right since the last, as a share of its width.
+
+    A clip that was loaded without its pictures turns nowhere.
+    """
+    if "frames.npz" not in clip.parts:
+        return [0.0] * clip.num_ticks
+    turn = CameraTurn()
+    return [turn.step(frame) for frame in clip.frames()]
+
+
 def _clip_tokens(
-    clip: Clip, config: PerceptionConfig, degrade: Degrade | None
+    clip: Clip,
+    config: PerceptionConfig,
+    degrade: Degrade | None,
+    slides_T: Sequence[float] | None = None,
 ) -> tuple[list[BoxTokens], list[list[Box]], NDArray]:
     """Box tokens and the boxes of every tick, and nearness grids [T, H, W] float32."""
     boxes_T = clip_boxes(clip, config)
@@ -121,16 +140,16 @@ def _clip_tokens(
         nearness_THW = degrade.nearness(nearness_THW)
     nearness_THW = nearness_THW.astype(np.float32)
     fov_deg = float(clip.meta["fov_deg"])
-    turns_T = _turns_deg(clip, fov_deg)
+    slides_T = clip_slides(clip) if slides_T is None else slides_T
     hold = BoxHold(hold_s=config.hold_s)
     boxes_T = [
         hold.step(
             [replace(box, nearness=None) for box in boxes],
             nearness_HW=grid,
-            turn_deg=turn,
+            turn_deg=slide_turn_deg(slide, fov_deg),
             fov_deg=fov_deg,
         )
-        for boxes, grid, turn in zip(boxes_T, nearness_THW, turns_T, strict=True)
+        for boxes, grid, slide in zip(boxes_T, nearness_THW, slides_T, strict=True)
     ]
     builder = BoxTokenBuilder(max_boxes=config.max_boxes)
     tokens = [
@@ -138,17 +157,6 @@ def _clip_tokens(
         for boxes, grid in zip(boxes_T, nearness_THW, strict=True)
     ]
     return tokens, boxes_T, nearness_THW
-
-
-def _turns_deg(clip: Clip, fov_deg: float) -> list[float]:
-    """How far the camera turned to the left before every tick, read from the clip's pictures.
-
-    A clip that was loaded without them turns nowhere.
-    """
-    if "frames.npz" not in clip.parts:
-        return [0.0] * clip.num_ticks
-    turn = CameraTurn()
-    return [slide_turn_deg(turn.step(frame), fov_deg) for frame in clip.frames()]
 
 
 @dataclass(frozen=True)

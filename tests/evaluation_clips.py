@@ -36,8 +36,9 @@ def make_sample(
     class_name: str = "bell",
     sounding: bool = True,
     mono_L: np.ndarray | None = None,
+    frames: list[np.ndarray] | None = None,
 ) -> dict:
-    """One recording: a source at these bearings, panned by the engine's law."""
+    """One recording: a source at these bearings, panned by the engine's law; grey by default."""
     num_ticks = len(azimuth_T)
     ticks = []
     for azimuth in azimuth_T:
@@ -63,10 +64,11 @@ def make_sample(
         "sources": [{"id": 7, "class": class_name, "stem": None}],
         "ticks": ticks,
     }
-    frame = np.full((240, 320, 3), 40, np.uint8)
+    if frames is None:
+        frames = [np.full((240, 320, 3), 40, np.uint8)] * num_ticks
     return clip_to_sample(
         meta,
-        jpegs=[jpeg_bytes(frame)] * num_ticks,
+        jpegs=[jpeg_bytes(frame) for frame in frames],
         depth_THW=np.full((num_ticks, 60, 80), 60, np.uint8),
         audio_LC=pan_mono(mono_L * sounding, azimuth_T, samples_per_tick=TIMING.samples_per_tick),
     )

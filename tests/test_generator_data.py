@@ -1,19 +1,28 @@
 """Crops for the generator: an empty picture must not be shown to open on a sound."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from spatial_v2a.conditioning.camera_turn import CameraTurn
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features
+from spatial_v2a.geometry import azimuth_rad
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.training.generator_data import encode_clips, first_tick, view_of
+from spatial_v2a.training.generator_data import (
+    GeneratorData,
+    encode_clips,
+    first_tick,
+    view_of,
+)
 from spatial_v2a.training.row_changes import begin_late, join_scenes, lose_boxes
 from spatial_v2a.training.shards import ShardIndex
 from tests import evaluation_clips as fake
+from tests.scenes import WIDTH, scene, view
 
 TICKS = 6
 SILENT_T = torch.tensor([True, True, False, False, False, True])
@@ -134,6 +143,40 @@ def test_latents_are_kept_for_the_autoencoder_that_made_them(
         assert cache.stat().st_mtime_ns == made_ns
         model.latent_std_D.mul_(2.0)
         torch.testing.assert_close(encode_clips(model, index, cache)["walk-a"], first / 2)
+
+
+def test_what_is_given_and_lost_follows_the_camera(
+    tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The camera turns to the right by 4 of 160 columns a tick; how far is read only once."""
+    frames = [view(scene(0), 4 * n) for n in range(24)]
+    azimuth_T = np.degrees(azimuth_rad(0.7 - 4 / WIDTH * np.arange(24), fake.FOV_DEG))
+    sample = fake.make_sample("walk-a", azimuth_T, frames=frames)
+    meta = json.loads(sample["json"])
+    for tick in meta["ticks"][12:]:
+        tick["boxes"] = []
+    fake.write_shard(tmp_path / "a.tar", [sample | {"json": json.dumps(meta).encode()}])
+
+    def read() -> FrameFeatures:
+        data = GeneratorData(
+            ShardIndex([tmp_path]),
+            SpatialV2A(tiny_config),
+            cache=tmp_path / "latents.npz",
+            store=None,
+            detected_share=0.0,
+            num_given_views=1,
+        )
+        return data.clips[0].given[0].features
+
+    first = read()
+    assert bool(first.box_mask_BTK[0, :, 0].all()), "seen, then held"
+    bearing_T = first.boxes_BTKF[0, :, 0, BOX_FIELDS.index("azimuth")]
+    found_deg = np.degrees(bearing_T.float().numpy())
+    assert found_deg[-1] - found_deg[11] > 20.0
+    # These pictures slide as a whole, which no turn quite does away from the middle.
+    assert np.abs(found_deg - azimuth_T).max() < 8.0
+    monkeypatch.delattr(CameraTurn, "step")
+    assert torch.equal(read().boxes_BTKF, first.boxes_BTKF)
 
 
 def test_two_recordings_of_one_key_are_refused(tmp_path: Path) -> None:

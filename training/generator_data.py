@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spatial_v2a.autoencoder import mirror_latents
 from spatial_v2a.clip import Clip
-from spatial_v2a.conditioning.given import clip_features
+from spatial_v2a.conditioning.given import clip_features, clip_slides
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures, mirror_features
@@ -33,6 +33,7 @@ from spatial_v2a.training.shards import ShardIndex
 
 log = logging.getLogger(__name__)
 
+SLIDES_NAME = "slides.npz"
 MADE_BY = "__autoencoder__"  # entry of the latents' cache: which autoencoder made them
 SILENT_DISTANCE = 0.4  # from the latent of silence, root mean square over dimensions
 
@@ -90,6 +91,23 @@ def encode_clips(model: SpatialV2A, index: ShardIndex, cache: Path) -> dict[str,
     return latents
 
 
+def read_slides(index: ShardIndex, cache: Path) -> dict[str, np.ndarray]:
+    """How far the picture of every clip slid in every tick [T], kept in `cache` (npz)."""
+    slides: dict[str, np.ndarray] = {}
+    if cache.exists():
+        with np.load(cache) as arrays:
+            slides = {key: arrays[key] for key in arrays.files}
+    missing = [key for key in index.keys if key not in slides]
+    for key in track(missing, description="reading turns", disable=not missing):
+        clip = Clip(key, {name: index.read(key, name) for name in ("json", "frames.npz")})
+        slides[key] = np.array(clip_slides(clip), np.float32)
+    if missing:
+        partial = cache.with_suffix(".partial.npz")
+        np.savez(partial, **slides)
+        partial.replace(cache)
+    return slides
+
+
 def autoencoder_digest(model: SpatialV2A) -> str:
     """Hash of everything that decides a latent: encoder weights and latent statistics."""
     digest = hashlib.sha256()
@@ -107,7 +125,7 @@ class GeneratorData:
     Args:
         index: the clips.
         model: its autoencoder makes the latents, its config says what perception looks like.
-        cache: file that keeps the latents.
+        cache: file that keeps the latents; what the pictures' slides are is kept beside it.
         store: feature store with detected features, or None for given geometry only.
         detected_share: share of the rows drawn from the clips that have detected features.
         num_given_views: differently degraded views of the engine's geometry kept per clip.
@@ -140,13 +158,14 @@ class GeneratorData:
         self.grid_width = model.config.perception.shapes.grid_width
         self.num_odd_latents = model.config.autoencoder.num_odd_latents
         latents = encode_clips(model, index, cache)
+        slides = read_slides(index, cache.with_name(SLIDES_NAME))
         self.silence_D = silent_latent(model)
         self.clips = []
         for key in track(index.keys, description="reading geometry"):
             distance_T = (latents[key].float() - self.silence_D).square().mean(-1).sqrt()
             silent_T = distance_T < SILENT_DISTANCE
             knows_boxes = bool(index.meta(key)["sources"]) or bool(silent_T.all())
-            given = _given_views(index, key, model, num_given_views)
+            given = _given_views(index, key, model, num_given_views, slides[key])
             detected = store.load(key) if store and store.has(key) else None
             self.clips.append(
                 TrainingClip(
@@ -244,7 +263,7 @@ def view_of(features: FrameFeatures, silent_T: Tensor, knows_boxes: bool) -> Vie
 
 
 def _given_views(
-    index: ShardIndex, key: str, model: SpatialV2A, num_views: int
+    index: ShardIndex, key: str, model: SpatialV2A, num_views: int, slides_T: np.ndarray
 ) -> Iterator[FrameFeatures]:
     """Differently degraded views of a clip's engine geometry; the first one is exact."""
     parts = {name: index.read(key, name) for name in ("json", "depth.npz")}
@@ -252,4 +271,4 @@ def _given_views(
     for view in range(num_views):
         seed = int.from_bytes(key.encode()[-8:], "little") + view
         degrade = Degrader(model.config.perception, np.random.default_rng(seed)) if view else None
-        yield clip_features(clip, model.config.perception, degrade=degrade)
+        yield clip_features(clip, model.config.perception, degrade=degrade, slides_T=slides_T)
