@@ -110,7 +110,7 @@ def clip_ticks(
         Features [1, 1] and the boxes that they were made of, in the order that `slots_of` wants:
         those seen and those held, also those that found no slot.
     """
-    for tokens, boxes, grid in zip(*_clip_tokens(clip, config, degrade), strict=True):
+    for tokens, boxes, grid in zip(*_clip_tokens(clip, config, degrade, None), strict=True):
         features = frame_features(config, tokens=[tokens], nearness_THW=grid[None], num_ticks=1)
         yield features, tuple(boxes)
 
@@ -130,7 +130,7 @@ def _clip_tokens(
     clip: Clip,
     config: PerceptionConfig,
     degrade: Degrade | None,
-    slides_T: Sequence[float] | None = None,
+    slides_T: Sequence[float] | None,
 ) -> tuple[list[BoxTokens], list[list[Box]], NDArray]:
     """Box tokens and the boxes of every tick, and nearness grids [T, H, W] float32."""
     boxes_T = clip_boxes(clip, config)

@@ -65,10 +65,12 @@ def make_sample(
         "ticks": ticks,
     }
     if frames is None:
-        frames = [np.full((240, 320, 3), 40, np.uint8)] * num_ticks
+        jpegs = [jpeg_bytes(np.full((240, 320, 3), 40, np.uint8))] * num_ticks
+    else:
+        jpegs = [jpeg_bytes(frame) for frame in frames]
     return clip_to_sample(
         meta,
-        jpegs=[jpeg_bytes(frame) for frame in frames],
+        jpegs=jpegs,
         depth_THW=np.full((num_ticks, 60, 80), 60, np.uint8),
         audio_LC=pan_mono(mono_L * sounding, azimuth_T, samples_per_tick=TIMING.samples_per_tick),
     )

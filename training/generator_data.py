@@ -84,10 +84,8 @@ def encode_clips(model: SpatialV2A, index: ShardIndex, cache: Path) -> dict[str,
         mean_BTD = model.autoencoder.encode(audio_BCL).mean_BTD
         latents[key] = model.normalize(mean_BTD)[0].half()
     if missing:
-        partial = cache.with_suffix(".partial.npz")
         arrays = {key: value.numpy() for key, value in latents.items()}
-        np.savez(partial, **arrays, **{MADE_BY: np.array(made_by)})
-        partial.replace(cache)
+        _keep(cache, arrays | {MADE_BY: np.array(made_by)})
     return latents
 
 
@@ -102,10 +100,15 @@ def read_slides(index: ShardIndex, cache: Path) -> dict[str, np.ndarray]:
         clip = Clip(key, {name: index.read(key, name) for name in ("json", "frames.npz")})
         slides[key] = np.array(clip_slides(clip), np.float32)
     if missing:
-        partial = cache.with_suffix(".partial.npz")
-        np.savez(partial, **slides)
-        partial.replace(cache)
+        _keep(cache, slides)
     return slides
+
+
+def _keep(cache: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes a cache; a killed process leaves no half-written one."""
+    partial = cache.with_suffix(".partial.npz")
+    np.savez(partial, **arrays)
+    partial.replace(cache)
 
 
 def autoencoder_digest(model: SpatialV2A) -> str:
@@ -125,7 +128,7 @@ class GeneratorData:
     Args:
         index: the clips.
         model: its autoencoder makes the latents, its config says what perception looks like.
-        cache: file that keeps the latents; what the pictures' slides are is kept beside it.
+        cache: file that keeps the latents; how far the pictures slid is kept beside it.
         store: feature store with detected features, or None for given geometry only.
         detected_share: share of the rows drawn from the clips that have detected features.
         num_given_views: differently degraded views of the engine's geometry kept per clip.
