@@ -49,6 +49,11 @@ class VaeTraining(StageTraining):
         level_difference_weight: weight of the level-difference error, per dB.
         band_level_weight: weight of the level error per channel and band, per dB.
         freeze_encoder: train the decoder only; a generator trained on the latents stays valid.
+        latent_noise: largest deviation of noise on the even dimensions before decoding, in
+            deviations of each dimension; drawn anew per crop. 0: none.
+        adversarial_weight: weight of the hinge loss against a discriminator. 0: none is built.
+        feature_matching_weight: weight of the distance of the discriminator's hidden outputs.
+        adversarial_after: steps in which the discriminator learns alone.
     """
 
     steps: int = 4000
@@ -59,6 +64,10 @@ class VaeTraining(StageTraining):
     level_difference_weight: float = Field(default=0.05, ge=0)
     band_level_weight: float = Field(default=0.05, ge=0)
     freeze_encoder: bool = False
+    latent_noise: float = Field(default=0.0, ge=0)
+    adversarial_weight: float = Field(default=0.0, ge=0)
+    feature_matching_weight: float = Field(default=0.1, ge=0)
+    adversarial_after: int = Field(default=200, ge=0)
 
 
 class GeneratorTraining(StageTraining):

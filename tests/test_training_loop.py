@@ -47,11 +47,15 @@ def tiny(steps: int, *overrides: str):
     )
 
 
+ADVERSARY = ("training.vae.adversarial_weight=0.1", "training.vae.adversarial_after=1")
+
+
+@pytest.mark.parametrize("overrides", [(), (*ADVERSARY, "training.vae.latent_noise=0.5")])
 def test_killed_run_continues_on_the_same_loss_curve(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overrides: tuple[str, ...], shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed after step 3 of 4 (a state exists of step 2), restarted: the last loss is the same."""
-    config = tiny(4)
+    config = tiny(4, *overrides)
     whole = train_vae(config, [shards], [], tmp_path / "whole", init=None)
 
     import spatial_v2a.training.loop as loop

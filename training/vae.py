@@ -12,6 +12,7 @@ from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import Timing
 from spatial_v2a.training.audio_data import AudioCrops, step_rng
+from spatial_v2a.training.discriminator import SpectrogramDiscriminator, adversarial_losses
 from spatial_v2a.training.loop import Losses, Task, train
 from spatial_v2a.training.shards import ShardIndex
 from spatial_v2a.training.spectral_loss import BandLevel, LevelDifference, MultiResolutionStft
@@ -20,10 +21,15 @@ from spatial_v2a.training_config import VaeTraining
 
 STFT_SIZES = (2048, 512, 128)  # every second size of the metric: the loss is a third of a step
 BAND_LEVELS = ((2048, 64), (512, 32))  # (window in samples, number of bands)
+# AdamW does not mind the scale of the discriminator's loss, but the common gradient clipping does.
+DISCRIMINATOR_SCALE = 0.1
 
 
 class VaeObjective(nn.Module):
-    """Reconstruction on left, right, mid and side, levels and level differences, divergence."""
+    """Reconstruction on left, right, mid and side, levels and level differences, divergence.
+
+    With `section.adversarial_weight` also a discriminator's losses (`training/discriminator.py`).
+    """
 
     def __init__(
         self, autoencoder: StereoAutoencoder, timing: Timing, section: VaeTraining
@@ -39,14 +45,17 @@ class VaeObjective(nn.Module):
             BandLevel(timing.sample_rate_hz, size=size, num_bands=num_bands)
             for size, num_bands in BAND_LEVELS
         )
+        self.discriminator = SpectrogramDiscriminator() if section.adversarial_weight else None
 
     def forward(self, batch: dict[str, Tensor], *, step: int, rng: torch.Generator) -> Losses:
         """Losses of `batch['audio']`, float [B, 2, L]."""
-        del step
         audio_BCL = batch["audio"]
         posterior = self.autoencoder.encode(audio_BCL)
         noise = torch.randn(posterior.mean_BTD.shape, generator=rng).to(audio_BCL)
-        output_BCL = self.autoencoder.decode(posterior.sample(noise))
+        latents_BTD = posterior.sample(noise)
+        if self.section.latent_noise:
+            latents_BTD = self._noisy(latents_BTD, rng)
+        output_BCL = self.autoencoder.decode(latents_BTD)
         # The first hop has no predecessor to overlap with; the last lacks its future.
         hop = self.autoencoder.config.hop
         output_BCL, audio_BCL = output_BCL[..., hop:-hop], audio_BCL[..., hop:-hop]
@@ -62,13 +71,32 @@ class VaeObjective(nn.Module):
             + self.section.band_level_weight * band_level
             + self.section.kl_weight * kl
         )
-        return {
-            "loss": total,
+        losses = {
             "mrstft": spectral,
             "level_difference_db": level,
             "band_level_db": band_level,
             "kl": kl,
         }
+        if self.discriminator is not None:
+            against = adversarial_losses(self.discriminator, output_BCL, audio_BCL)
+            if step >= self.section.adversarial_after:
+                total = total + self.section.adversarial_weight * against.adversarial
+                total = total + self.section.feature_matching_weight * against.feature_matching
+            total = total + DISCRIMINATOR_SCALE * against.discriminator
+            losses |= against._asdict()
+        return {"loss": total, **losses}
+
+    def _noisy(self, latents_BTD: Tensor, rng: torch.Generator) -> Tensor:
+        """Noise on the even dimensions, of a deviation drawn per crop.
+
+        The odd ones stay: a decoder that doubts the pan would pull it to the middle.
+        """
+        num_even = latents_BTD.shape[-1] - self.autoencoder.config.num_odd_latents
+        spread_D = latents_BTD.detach().std((0, 1))
+        spread_D = torch.cat([spread_D[:num_even], torch.zeros_like(spread_D[num_even:])])
+        share_B11 = torch.rand(len(latents_BTD), 1, 1, generator=rng) * self.section.latent_noise
+        noise_BTD = share_B11 * torch.randn(latents_BTD.shape, generator=rng)
+        return latents_BTD + spread_D * noise_BTD.to(latents_BTD)
 
 
 def train_vae(
