@@ -1,6 +1,7 @@
 """Crops for the generator: an empty picture must not be shown to open on a sound."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from spatial_v2a.conditioning.camera_turn import CameraTurn
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
-from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features
+from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features, mirror_features
 from spatial_v2a.geometry import azimuth_rad
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.training.generator_data import (
@@ -182,5 +183,16 @@ def test_what_is_given_and_lost_follows_the_camera(
 def test_two_recordings_of_one_key_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         fake.write_shard(tmp_path / f"{name}.tar", [fake.make_sample("walk-a", np.zeros(6))])
-    with pytest.raises(UserError, match="clip walk-a is in .*a.tar and in .*b.tar; leave one out"):
+    with pytest.raises(UserError, match="clip walk-a is in .*a.tar and in .*b.tar; .*--prefix"):
         ShardIndex([tmp_path])
+
+
+def test_absent_patches_take_no_memory_and_crop_as_zeros() -> None:
+    held = view_of(seen_features(), SILENT_T, knows_boxes=True).features
+    assert held.dino_BTND.untyped_storage().nbytes() == 2
+    mirrored = mirror_features(held.map(lambda x: x[:, 1:4]), grid_width=2)
+    assert mirrored.dino_BTND.shape == (1, 3, 2, 3)
+    assert not mirrored.dino_BTND.any()
+    present = replace(seen_features(), has_dino_BT=torch.ones(1, TICKS, dtype=torch.bool))
+    present.dino_BTND[:] = 0.5
+    assert view_of(present, SILENT_T, knows_boxes=True).features.dino_BTND.eq(0.5).all()

@@ -1,6 +1,7 @@
 """The recording plan and the parts of a mod: pure functions, no engine."""
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from spatial_v2a.errors import UserError
 from spatial_v2a.training.stage.acs import SCRIPT_MOVE, assemble
 from spatial_v2a.training.stage.capture import num_tics, shown_tic, to_output_rate
 from spatial_v2a.training.stage.cast import LOOKS, decorate, lump_name, source_volume
+from spatial_v2a.training.stage.command import record
 from spatial_v2a.training.stage.mod import dmx_lump
 from spatial_v2a.training.stage.plan import (
     MAP_SETS,
@@ -41,6 +43,19 @@ def settings(**changes: object) -> RecordingSettings:
 def test_plan_depends_on_settings_alone() -> None:
     assert make_plan(settings()) == make_plan(settings())
     assert make_plan(settings()) != make_plan(settings(seed=2))
+
+
+def test_prefix_names_the_clips_and_changes_nothing_else() -> None:
+    plain, named = make_plan(settings()), make_plan(settings(key_prefix="b-"))
+    assert [p.key for p in named] == [f"b-{p.key}" for p in plain]
+    assert [replace(p, key="") for p in named] == [replace(p, key="") for p in plain]
+
+
+@pytest.mark.parametrize("prefix", ["a.b", "a/b", "a b"])
+def test_prefix_that_would_spoil_a_key_is_refused(prefix: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--prefix"):
+        record(tmp_path / "new", prefix=prefix)
+    assert not (tmp_path / "new").exists()
 
 
 def test_plan_keeps_the_mix_and_spreads_maps_and_classes() -> None:

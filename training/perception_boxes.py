@@ -11,11 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spatial_v2a.perception_config import BoxSettings
+from spatial_v2a.perception_config import CLOSER_LOOK_MAGNIFICATION, BoxSettings
 from spatial_v2a.training.perception_data import FramePool, LabelledFrame, crop
 
 BATCH_SIZE = 16
 MOSAIC_SHARE = 0.5
+# From a picture with a margin to a part of it seen from nearer (`conditioning/closer_look.py`).
+ZOOM_RANGE = (0.75, 1.1 * CLOSER_LOOK_MAGNIFICATION)
 
 
 @dataclass
@@ -64,8 +66,9 @@ def augmented(
     height, width = settings.image_height, settings.image_width
     picks = random.choice(len(frames), size=4, p=weights)
     if random.random() >= MOSAIC_SHARE:
-        scale = random.uniform(0.75, 1.5) * width / frames[picks[0]].image_HWC.shape[1]
-        jitter = 0.15 * max(scale, 1.0)
+        zoom = np.exp(random.uniform(*np.log(ZOOM_RANGE)))
+        scale = zoom * width / frames[picks[0]].image_HWC.shape[1]
+        jitter = 0.15 * max(zoom, 1.0)
         centre = (random.uniform(0.5 - jitter, 0.5 + jitter), random.uniform(0.4, 0.6))
         image, boxes_K5 = crop(
             frames[picks[0]],
@@ -93,7 +96,7 @@ def _object_window(
     frame: LabelledFrame, height: int, width: int, random: np.random.Generator
 ) -> tuple[NDArray, NDArray]:
     """A window that holds one of the frame's boxes when it has any."""
-    scale = random.uniform(0.6, 1.3)
+    scale = random.uniform(0.6, 1.3) * 2 * width / frame.image_HWC.shape[1]
     centre_x, centre_y = random.uniform(0.2, 0.8), random.uniform(0.3, 0.7)
     if len(frame.boxes_K5):
         source_height, source_width = frame.image_HWC.shape[:2]

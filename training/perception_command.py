@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 Part = Literal["dino", "depth", "detector", "rtdetr"]
 PARTS: tuple[Part, ...] = ("dino", "depth", "detector", "rtdetr")
 DEFAULT_MINUTES = {"dino": 6.0, "depth": 8.0, "detector": 35.0, "rtdetr": 60.0}
-FRAMES_PER_TRAIN_CLIP = 24
+FRAMES_PER_TRAIN_CLIP = 12
 FRAMES_PER_VAL_CLIP = 8
 
 

@@ -16,8 +16,8 @@ from spatial_v2a.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FRAME_HEIGHT, FRAME_WIDTH = 192, 256
-MIN_BOX_SIDE = 4.0 / FRAME_WIDTH
+FRAME_HEIGHT, FRAME_WIDTH = 240, 320  # as recorded: the detector's closer look enlarges that
+MIN_BOX_SIDE = 1 / 64  # of the picture's width
 SHARE_WITH_BOXES = 0.65
 REFRESH_EVERY_S = 60.0
 _CLASS_INDEX = {name: i for i, name in enumerate(CLASS_NAMES)}
@@ -111,7 +111,7 @@ class FramePool:
 
 
 def labelled_frame(clip: Clip, tick: int) -> LabelledFrame:
-    """Picture, boxes and depth of one tick; boxes under 4 pixels are left out."""
+    """Picture, boxes and depth of one tick; boxes under MIN_BOX_SIDE are left out."""
     image = cv2.resize(clip.frame(tick), (FRAME_WIDTH, FRAME_HEIGHT), interpolation=cv2.INTER_AREA)
     rows = [
         (_CLASS_INDEX[b["class"]], b["x"] + b["w"] / 2, b["y"] + b["h"] / 2, b["w"], b["h"])

@@ -44,7 +44,7 @@ class ShardIndex:
                 if name in parts:
                     raise UserError(
                         f"clip {key} is in {parts[name].shard} and in {shard}; leave one out, or "
-                        "record it with another --seed"
+                        "record it with a --prefix of its own"
                     )
                 parts[name] = Part(shard, member.offset_data, member.size)
 

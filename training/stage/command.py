@@ -1,5 +1,6 @@
 """`spatial-v2a-train record`: records the game engine as a sound stage with known positions."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -30,6 +31,7 @@ def _settings(
     sources: int | None,
     stems_share: float,
     revision: int,
+    prefix: str,
 ) -> RecordingSettings:
     if hours <= 0:
         raise UserError(f"--hours {hours} must be positive")
@@ -39,6 +41,8 @@ def _settings(
         raise UserError(f"--stems-share {stems_share} must be between 0 and 1")
     if not 1 <= revision <= LATEST_REVISION:
         raise UserError(f"--revision {revision} must be between 1 and {LATEST_REVISION}")
+    if not re.fullmatch(r"[A-Za-z0-9_-]*", prefix):
+        raise UserError(f"--prefix {prefix!r} may hold letters, digits, - and _ only")
     return RecordingSettings(
         num_clips=num_clips_for(hours, clip_seconds),
         ticks_per_clip=ticks_for(clip_seconds),
@@ -48,6 +52,7 @@ def _settings(
         num_sources=sources,
         stems_share=stems_share,
         revision=revision,
+        key_prefix=prefix,
     )
 
 
@@ -70,12 +75,23 @@ def record(
     revision: Annotated[
         int, typer.Option(help="1 or 2 repeats the recordings of an earlier recorder.")
     ] = LATEST_REVISION,
+    prefix: Annotated[
+        str, typer.Option(help="Begins every clip's key, for recordings that are read together.")
+    ] = "",
 ) -> None:
     """Record Stage clips into webdataset shards; run the same command again to resume."""
     if workers < 1:
         raise UserError(f"--workers {workers} must be at least 1")
     settings = _settings(
-        hours, seed, scenario or ["all"], maps, clip_seconds, sources, stems_share, revision
+        hours,
+        seed,
+        scenario or ["all"],
+        maps,
+        clip_seconds,
+        sources,
+        stems_share,
+        revision,
+        prefix,
     )
     shards = record_shards(out, settings, num_workers=workers)
     clip_s = settings.ticks_per_clip / TIMING.tick_hz

@@ -39,6 +39,8 @@ class RecordingSettings(StrictConfig):
         num_sources: fixed number of sounding actors, or None for the scenario's own range.
         stems_share: share of the clips that also get each source alone.
         revision: 1 and 2 repeat the recordings of earlier recorders; see docs/stage.md.
+        key_prefix: begins the key of every clip: recordings read together need keys of their own,
+            and the seed is no part of a key.
     """
 
     num_clips: int
@@ -50,6 +52,7 @@ class RecordingSettings(StrictConfig):
     stems_share: float
     revision: int = LATEST_REVISION
     class_names: tuple[str, ...] = CLASS_NAMES
+    key_prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,7 @@ def make_plan(settings: RecordingSettings) -> list[ClipPlan]:
             classes = [c for c in classes if c != "footsteps"]
         plans.append(
             ClipPlan(
-                key=f"{scenario}-{map_name}-{index:08d}",
+                key=f"{settings.key_prefix}{scenario}-{map_name}-{index:08d}",
                 index=index,
                 scenario=scenario,
                 map_name=map_name,
