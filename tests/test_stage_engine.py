@@ -8,6 +8,7 @@ import pytest
 
 from spatial_v2a.clip import Clip
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.evaluation.onsets import onset_times_s
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.stage.plan import ClipPlan, RecordingSettings, resolve_maps
 
@@ -16,13 +17,14 @@ pytest.importorskip("vizdoom", reason="vizdoom is not installed: extra spatial-v
 from spatial_v2a.training.stage import record as record_module  # noqa: E402
 from spatial_v2a.training.stage.capture import MESSAGE_ARGUMENTS  # noqa: E402
 from spatial_v2a.training.stage.cast import ACTOR_PREFIX, LOOKALIKES  # noqa: E402
-from spatial_v2a.training.stage.game import StageGame  # noqa: E402
+from spatial_v2a.training.stage.game import TIC_HZ, StageGame  # noqa: E402
 from spatial_v2a.training.stage.record import (  # noqa: E402
     Studio,
     check_openal,
     record,
     record_clip,
 )
+from spatial_v2a.training.stage.scenarios import STRIDE_TICS  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +110,17 @@ def test_other_scenarios_sound(studio: Studio, scenario: str) -> None:
     assert level_db(clip.audio_LC()) > -60
     if scenario == "third-person":
         assert all(t["sources"][0]["class"] == "footsteps" for t in clip.meta["ticks"])
+
+
+@pytest.mark.parametrize("revision", [3, 4])
+def test_steps_of_clips_are_not_all_in_time(studio: Studio, revision: int) -> None:
+    """Else a metronome that begins with the clip steps with the walker, seeing nothing."""
+    stride_s = STRIDE_TICS / 2 / TIC_HZ
+    phases = set()
+    for seed in range(11, 15):
+        clip = clip_of(studio, plan("third-person", seed=seed, num_ticks=45, revision=revision))
+        phases.add(round(onset_times_s(clip.audio_LC())[1] % stride_s, 2))
+    assert (len(phases) > 1) == (revision > 3), phases
 
 
 def test_freedoom1_maps_have_the_whole_cast(studio: Studio) -> None:

@@ -10,7 +10,7 @@ from spatial_v2a.strict import StrictConfig
 from spatial_v2a.timing import TIMING
 
 CLIPS_PER_SHARD = 20
-LATEST_REVISION = 3
+LATEST_REVISION = 4
 MIX = {
     "walkers": 0.55,
     "passers-by": 0.15,
@@ -38,7 +38,7 @@ class RecordingSettings(StrictConfig):
         scenarios: names of MIX; their weights in MIX are kept in proportion.
         num_sources: fixed number of sounding actors, or None for the scenario's own range.
         stems_share: share of the clips that also get each source alone.
-        revision: 1 and 2 repeat the recordings of earlier recorders; see docs/stage.md.
+        revision: 1 to 3 repeat the recordings of earlier recorders; see docs/stage.md.
         key_prefix: begins the key of every clip: recordings read together need keys of their own,
             and the seed is no part of a key.
     """

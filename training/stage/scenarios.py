@@ -17,6 +17,7 @@ from spatial_v2a.training.stage.wad import Thing
 Buttons = tuple[float, float, float, float]
 STILL: Buttons = (0.0, 0.0, 0.0, 0.0)
 SPAWN_TRIES = 12
+STRIDE_TICS = 16  # left and right step of the player's walk (`cast.py`)
 SETTLE_TICS = 12  # after placing: warp sounds and momentum die away
 VIEW_LIMIT_DEG = 40.0
 COMBAT_VOLUME = 0.25  # the game's own sounds are stored louder than the cast's
@@ -48,6 +49,7 @@ class Scenario:
         revision: int,
     ) -> None:
         self.game, self.rng, self.things = game, rng, things
+        self.revision = revision
         self.classes = dict(enumerate(classes, start=1))  # tid -> class name
         self.num_tics = num_tics
         self.cues: list[Cue] = []
@@ -62,9 +64,13 @@ class Scenario:
         self.place = find_place(self.game, self.rng, self.things)
         if self.place is None or not self.set_scene():
             return False
-        for _ in range(SETTLE_TICS):
+        for _ in range(SETTLE_TICS + self.extra_settle_tics()):
             self.game.step(self.buttons())
         return True
+
+    def extra_settle_tics(self) -> int:
+        """Tics that pass before the recording begins, beyond those that every scenario needs."""
+        return 0
 
     def set_scene(self) -> bool:
         """Places sources and camera; False to give this attempt up."""
@@ -188,6 +194,11 @@ class ThirdPerson(Scenario):
     """The camera looks over the walker's shoulder; the walker's own steps sound."""
 
     is_third_person = True
+
+    def extra_settle_tics(self) -> int:
+        # Until revision 3 every clip began in the same moment of the stride, so that a metronome
+        # stepped with the walker.
+        return int(self.rng.integers(STRIDE_TICS)) if self.revision > 3 else 0
 
     def set_scene(self) -> bool:
         self.game.command("chase")
