@@ -250,6 +250,18 @@ def test_degraded_boxes_are_near_the_truth_and_repeatable() -> None:
     assert all(box.score <= 1.0 and box.w > 0 for boxes in first for box in boxes)
 
 
+def test_degraded_boxes_err_by_a_length_when_large() -> None:
+    """A stride of a walker, a tenth of its width, is not drowned in faults no detector makes."""
+
+    def error_of_log_width(side: float) -> float:
+        truth = [[Box(1, 4, 0.5, 0.5, side, side)] for _ in range(2000)]
+        seen = Degrader(CONFIG, np.random.default_rng(3))(truth)
+        return np.std([np.log(b.w / side) for boxes in seen for b in boxes if b.track_id == 1])
+
+    assert error_of_log_width(0.04) == pytest.approx(0.05, rel=0.15)
+    assert error_of_log_width(0.24) == pytest.approx(0.05 / 3, rel=0.15)
+
+
 def test_degraded_nearness_stays_in_range_and_changes_slowly() -> None:
     grid = np.full((60, 12, 16), 0.4, np.float32)
     degraded = Degrader(CONFIG, np.random.default_rng(0)).nearness(grid)

@@ -25,6 +25,8 @@ class DegradeSettings:
 
     Attributes:
         jitter: deviation of a side or centre, as a share of the box's size.
+        jitter_side: above this smaller side (share of the picture) the deviation stays a length:
+            detectors err by pixels.
         jitter_memory: share of the last tick's error that stays (detectors err slowly).
         drop_share: share of ticks in which a box is not seen, in gaps of `gap_ticks` on average.
         confusion_share: share of tracks whose class is wrong throughout.
@@ -38,6 +40,7 @@ class DegradeSettings:
     """
 
     jitter: float = 0.05
+    jitter_side: float = 0.08
     jitter_memory: float = 0.8
     drop_share: float = 0.07
     gap_ticks: float = 4.0
@@ -108,9 +111,9 @@ class Degrader:
         if random.random() < s.late_share:
             first += int(random.integers(1, s.late_ticks + 1))
         confidence = random.uniform(0.5, 0.95)
-        error_4, is_lost = random.normal(0.0, s.jitter, 4), False
+        error_4, is_lost = random.normal(0.0, 1.0, 4), False
         lose = s.drop_share / (s.gap_ticks * (1.0 - s.drop_share))
-        fresh = np.sqrt(1.0 - s.jitter_memory**2) * s.jitter
+        fresh = np.sqrt(1.0 - s.jitter_memory**2)
         for tick, box in life:
             error_4 = s.jitter_memory * error_4 + random.normal(0.0, fresh, 4)
             is_lost = random.random() < (1.0 - 1.0 / s.gap_ticks if is_lost else lose)
@@ -118,7 +121,9 @@ class Degrader:
             if is_lost or tick < first or random.random() > fade:
                 continue
             score = float(np.clip(confidence + random.normal(0.0, 0.05), 0.2, 1.0))
-            seen_T[tick].append(_moved(replace(box, class_index=label, score=score), error_4))
+            jitter = s.jitter * min(1.0, s.jitter_side / max(min(box.w, box.h), 1e-6))
+            named = replace(box, class_index=label, score=score)
+            seen_T[tick].append(_moved(named, jitter * error_4))
 
     def _add_false(self, seen_T: list[list[Box]]) -> None:
         s, random = self.settings, self.random
