@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from spatial_v2a.features import FrameFeatures
@@ -16,6 +16,7 @@ from spatial_v2a.frame_tokens import (
     NUM_BOX_INPUTS,
     box_inputs,
     pooling_matrix,
+    shape_waves,
     temporal_difference,
 )
 from spatial_v2a.streaming import write_
@@ -55,6 +56,7 @@ class ConditionerConfig(StrictConfig):
         token_dim: width of the frame token.
         dino_tokens: rows and columns that the patch grid is averaged to.
         depth_tokens: rows and columns of depth tokens; the cells below one are its inputs.
+        shape_octaves: waves of a box's proportions among its inputs (`frame_tokens.shape_waves`).
         temporal_difference: whether patches and depth come with their change since the last tick.
     """
 
@@ -63,6 +65,7 @@ class ConditionerConfig(StrictConfig):
     num_layers: PositiveInt
     hidden_dim: PositiveInt
     class_dim: PositiveInt = 32
+    shape_octaves: NonNegativeInt = 0
     token_dim: PositiveInt
     dino_tokens: tuple[PositiveInt, PositiveInt] = (2, 3)
     depth_tokens: tuple[PositiveInt, PositiveInt] = (1, 4)
@@ -139,7 +142,7 @@ class Conditioner(nn.Module):
         self.dino_in = nn.Linear(times * shapes.dino_dim, width)
         self.depth_in = nn.Linear(times * cells, width)
         self.class_embedding = nn.Embedding(shapes.num_classes, config.class_dim)
-        num_inputs = NUM_BOX_INPUTS + config.class_dim
+        num_inputs = NUM_BOX_INPUTS + config.class_dim + 2 * config.shape_octaves
         self.box_in = nn.Sequential(
             nn.Linear(num_inputs, config.hidden_dim),
             nn.SiLU(),
@@ -236,7 +239,9 @@ class Conditioner(nn.Module):
         # Unused slots may hold anything, so they are cleared before any arithmetic.
         boxes = torch.where(mask_BTK[..., None], features.boxes_BTKF.to(dtype), 0)
         names = self.class_embedding(torch.where(mask_BTK, features.class_BTK, 0))
-        inputs = torch.cat((box_inputs(boxes), names), dim=-1)
+        # The waves come last, so that weights of a model without them can be grown.
+        waves = shape_waves(boxes, self.config.shape_octaves)
+        inputs = torch.cat((box_inputs(boxes), names, waves), dim=-1)
         gate = torch.sigmoid(self.box_gate(inputs)) * mask_BTK[..., None]
         direct_BTV = (gate * self.box_direct(inputs)).sum(2)
         direct_BTV = torch.where(features.has_boxes_BT[..., None], direct_BTV, self.null_direct)

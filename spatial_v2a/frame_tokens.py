@@ -12,6 +12,7 @@ from torch import Tensor
 from spatial_v2a.features import BOX_FIELDS, MAX_AGE_S
 
 NUM_HARMONICS = 4
+_SMALL_SIDE = 0.01  # shorter sides count as this long: nothing is known of their proportions
 # Number of values `box_inputs` makes of one box.
 NUM_BOX_INPUTS = 15 + 4 * NUM_HARMONICS
 
@@ -37,6 +38,20 @@ def box_inputs(boxes_BTKF: Tensor) -> Tensor:
     around, across = bearing[..., None] * order * (math.pi / 2), x[..., None] * order * math.pi
     waves = [around.sin(), around.cos(), across.sin(), across.cos()]
     return torch.cat([torch.stack(plain, -1), *waves], dim=-1)
+
+
+def shape_waves(boxes_BTKF: Tensor, octaves: int) -> Tensor:
+    """Sines and cosines of a box's proportions, [B, T, K, 2 octaves], from coarse to fine.
+
+    A walker's box is a tenth wider in one phase of its stride than in the next: too little to be
+    heard beside the other inputs, plain in the finer waves. As GLIGEN (Li et al. 2023, section
+    4.1) does with whole boxes. A mirrored picture keeps them.
+    """
+    width, height = (boxes_BTKF[..., BOX_FIELDS.index(name)] for name in ("w", "h"))
+    slimness = (height.clamp_min(_SMALL_SIDE) / width.clamp_min(_SMALL_SIDE)).log()
+    order = 2.0 ** torch.arange(octaves, device=width.device, dtype=width.dtype)
+    angle = slimness[..., None] * order * math.pi
+    return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
 def _soft_log(fraction: Tensor) -> Tensor:

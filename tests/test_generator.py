@@ -1,5 +1,6 @@
 """What the generator means: absent streams, guidance, ablations, and that it learns left/right."""
 
+import math
 import time
 from dataclasses import replace
 from functools import partial
@@ -7,11 +8,13 @@ from functools import partial
 import pytest
 import torch
 
+from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS
-from spatial_v2a.frame_tokens import box_inputs, pooling_matrix
+from spatial_v2a.frame_tokens import box_inputs, pooling_matrix, shape_waves
 from spatial_v2a.sampler_config import SamplerConfig
 from spatial_v2a.samplers import sample, sampler_sigmas
 from spatial_v2a.stream_dropout import StreamDropout, drop_streams
+from spatial_v2a.training.generator import warm_start
 from spatial_v2a.training.objectives import (
     ConsistencyObjectiveConfig,
     DiffusionObjectiveConfig,
@@ -19,6 +22,7 @@ from spatial_v2a.training.objectives import (
     diffusion_loss,
 )
 from tests.tiny_generator import (
+    BACKBONE,
     CONDITIONER,
     LATENT_DIM,
     SHAPES,
@@ -84,6 +88,35 @@ def test_box_inputs_split_into_odd_and_even_under_a_mirror():
     even, odd = (a - b).abs().amax((0, 1, 2)) < 1e-9, (a + b).abs().amax((0, 1, 2)) < 1e-9
     assert (even | odd).all(), "an input is neither odd nor even"
     assert odd.sum() == 13, f"{odd.sum()} odd inputs"
+
+
+def test_shape_waves_tell_a_stride_from_the_next_at_any_distance():
+    boxes = torch.zeros(1, 1, 4, len(BOX_FIELDS), dtype=torch.float64)
+    w, h = BOX_FIELDS.index("w"), BOX_FIELDS.index("h")
+    boxes[0, 0, :, w] = torch.tensor([0.20, 0.22, 0.10, 0.0], dtype=torch.float64)
+    boxes[0, 0, :, h] = torch.tensor([0.5, 0.5, 0.25, 0.0], dtype=torch.float64)
+    waves = shape_waves(boxes, 4)[0, 0]
+    assert waves.shape == (4, 8)
+    assert torch.allclose(waves[0], waves[2]), "the same proportions, half as large"
+    assert (waves[0] - waves[1]).norm() > 1
+    assert waves.isfinite().all()
+    # The finest wave of proportions 2.5 : 1.
+    assert float(waves[0, 3]) == pytest.approx(math.sin(8 * math.pi * math.log(2.5)))
+
+
+def test_warm_start_grows_inputs_that_have_no_effect_yet():
+    """Weights of a model without waves, taken over by one with them: the same output."""
+    before = tiny_generator()
+    config = CONDITIONER.model_copy(update={"shape_octaves": 3})
+    after = tiny_generator(conditioner=config)
+    features, latents = _features(), torch.zeros(2, 4, LATENT_DIM)
+    warm_start(after, before.state_dict())
+    assert torch.allclose(after(features, latents).z_BTZ, before(features, latents).z_BTZ)
+    other = tiny_generator(backbone=BACKBONE.model_copy(update={"num_layers": 1}))
+    with pytest.raises(UserError, match="of another size"):
+        warm_start(other, before.state_dict())
+    with pytest.raises(UserError, match="of another size"):
+        warm_start(before, after.state_dict())
 
 
 def test_pooling_matrix_averages_and_mirrors():

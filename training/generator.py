@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
+from torch.nn import functional
 
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.config import Config
+from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.generator import Generator
 from spatial_v2a.model import SpatialV2A
@@ -20,6 +22,11 @@ from spatial_v2a.training.loop import Losses, Task, train
 from spatial_v2a.training.objectives import consistency_loss, diffusion_loss
 from spatial_v2a.training.shards import ShardIndex
 from spatial_v2a.training_config import ConsistencyTraining, DiffusionTraining
+
+# Layers whose last inputs are the waves of a box's proportions (`conditioner.shape_octaves`).
+BOX_INPUT_WEIGHTS = tuple(
+    f"conditioner.{layer}.weight" for layer in ("box_in.0", "box_gate", "box_direct")
+)
 
 
 def unpack(batch: dict[str, Tensor]) -> tuple[FrameFeatures, Tensor]:
@@ -88,6 +95,29 @@ class ConsistencyObjective(nn.Module):
         return {"loss": out["loss"], **out["parts"]}
 
 
+def warm_start(generator: Generator, weights: dict[str, Tensor]) -> None:
+    """Takes over trained weights; inputs of a box that they do not know begin without effect.
+
+    Raises:
+        UserError: the weights are of another size.
+    """
+    own = generator.state_dict()
+    grown = dict(weights)
+    for name in BOX_INPUT_WEIGHTS:
+        num_new = own[name].shape[1] - weights[name].shape[1]
+        if num_new > 0:
+            grown[name] = functional.pad(weights[name], (0, num_new))
+    odd = [k for k in own.keys() | grown.keys() if k not in own or k not in grown]
+    odd += [k for k in own.keys() & grown.keys() if own[k].shape != grown[k].shape]
+    if odd:
+        raise UserError(
+            f"--init holds a generator of another size: {len(odd)} of its tensors do not fit, "
+            f"such as {min(odd)}; use a checkpoint made with this config, or set "
+            "training.diffusion.warm_start=false"
+        )
+    generator.load_state_dict(grown)
+
+
 def train_generator(
     config: Config,
     stage: str,
@@ -117,7 +147,7 @@ def train_generator(
     model.autoencoder.load_state_dict(source.autoencoder.state_dict())
     model.set_latent_statistics(source.latent_mean_D, source.latent_std_D)
     if section.warm_start:
-        model.generator.load_state_dict(source.generator.state_dict())
+        warm_start(model.generator, source.generator.state_dict())
     model.folder = source.folder
     store = FeatureStore(store_dir) if store_dir else None
     dataset = GeneratorData(
