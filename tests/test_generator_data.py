@@ -146,6 +146,24 @@ def test_latents_are_kept_for_the_autoencoder_that_made_them(
         torch.testing.assert_close(encode_clips(model, index, cache)["walk-a"], first / 2)
 
 
+def test_latents_of_a_clip_recorded_again_are_made_anew(
+    tmp_path: Path, tiny_config: Config
+) -> None:
+    """The clip before it, under the same key, sounded elsewhere; its neighbour is kept."""
+    model, cache, shard = SpatialV2A(tiny_config), tmp_path / "latents.npz", tmp_path / "a.tar"
+    other = fake.make_sample("walk-b", np.zeros(12))
+
+    def encode(azimuth_deg: float) -> dict[str, torch.Tensor]:
+        fake.write_shard(shard, [fake.make_sample("walk-a", np.full(12, azimuth_deg)), other])
+        return encode_clips(model, ShardIndex([tmp_path]), cache)
+
+    with torch.no_grad():
+        before, after = encode(-30.0), encode(30.0)
+        fresh = encode_clips(model, ShardIndex([tmp_path]), tmp_path / "fresh.npz")
+    assert not torch.equal(before["walk-a"], after["walk-a"])
+    assert all(torch.equal(after[key], fresh[key]) for key in ("walk-a", "walk-b"))
+
+
 def test_what_is_given_and_lost_follows_the_camera(
     tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -72,40 +72,49 @@ def half(features: FrameFeatures) -> FrameFeatures:
 def encode_clips(model: SpatialV2A, index: ShardIndex, cache: Path) -> dict[str, Tensor]:
     """Normalised posterior means [T, D] of every clip, kept in `cache` (npz) for the next start.
 
-    A cache made by another autoencoder is made anew.
+    A cache made by another autoencoder is made anew, and so is the entry of a clip whose sound is
+    another now: a recording made again has the keys of the one before.
     """
-    latents: dict[str, Tensor] = {}
+    kept: dict[str, np.ndarray] = {}
     made_by = autoencoder_digest(model)
     if cache.exists():
         with np.load(cache) as arrays:
             if MADE_BY in arrays and str(arrays[MADE_BY]) == made_by:
-                kept = [key for key in arrays.files if key != MADE_BY]
-                latents = {key: torch.from_numpy(arrays[key]) for key in kept}
-    missing = [key for key in index.keys if key not in latents]
+                kept = {name: arrays[name] for name in arrays.files if name != MADE_BY}
+    entries = _entries(index, "audio.flac")
+    missing = [key for key in index.keys if entries[key] not in kept]
     for key in track(missing, description="encoding audio", disable=not missing):
         audio = torch.from_numpy(decode_flac(index.read(key, "audio.flac")))
         audio_BCL = audio.float().div(32768).T.unsqueeze(0)
         mean_BTD = model.autoencoder.encode(audio_BCL).mean_BTD
-        latents[key] = model.normalize(mean_BTD)[0].half()
+        kept[entries[key]] = model.normalize(mean_BTD)[0].half().numpy()
     if missing:
-        arrays = {key: value.numpy() for key, value in latents.items()}
-        _keep(cache, arrays | {MADE_BY: np.array(made_by)})
-    return latents
+        _keep(cache, kept | {MADE_BY: np.array(made_by)})
+    return {key: torch.from_numpy(kept[entries[key]]) for key in index.keys}
 
 
 def read_slides(index: ShardIndex, cache: Path) -> dict[str, np.ndarray]:
-    """How far the picture of every clip slid in every tick [T], kept in `cache` (npz)."""
-    slides: dict[str, np.ndarray] = {}
+    """How far the picture of every clip slid in every tick [T], kept in `cache` (npz).
+
+    The entry of a clip whose pictures are others now is made anew.
+    """
+    kept: dict[str, np.ndarray] = {}
     if cache.exists():
         with np.load(cache) as arrays:
-            slides = {key: arrays[key] for key in arrays.files}
-    missing = [key for key in index.keys if key not in slides]
+            kept = {name: arrays[name] for name in arrays.files}
+    entries = _entries(index, "frames.npz")
+    missing = [key for key in index.keys if entries[key] not in kept]
     for key in track(missing, description="reading turns", disable=not missing):
         clip = Clip(key, {name: index.read(key, name) for name in ("json", "frames.npz")})
-        slides[key] = np.array(clip_slides(clip), np.float32)
+        kept[entries[key]] = np.array(clip_slides(clip), np.float32)
     if missing:
-        _keep(cache, slides)
-    return slides
+        _keep(cache, kept)
+    return {key: kept[entries[key]] for key in index.keys}
+
+
+def _entries(index: ShardIndex, part: str) -> dict[str, str]:
+    """Name of each clip's entry in a cache made from one of its parts: its key and the size."""
+    return {key: f"{key}@{index.parts[key][part].num_bytes}" for key in index.keys}
 
 
 def _keep(cache: Path, arrays: dict[str, np.ndarray]) -> None:
