@@ -57,6 +57,7 @@ class ConditionerConfig(StrictConfig):
         dino_tokens: rows and columns that the patch grid is averaged to.
         depth_tokens: rows and columns of depth tokens; the cells below one are its inputs.
         shape_octaves: waves of a box's proportions among its inputs (`frame_tokens.shape_waves`).
+        shape_ticks: how many ticks of them, this one included.
         temporal_difference: whether patches and depth come with their change since the last tick.
     """
 
@@ -66,6 +67,7 @@ class ConditionerConfig(StrictConfig):
     hidden_dim: PositiveInt
     class_dim: PositiveInt = 32
     shape_octaves: NonNegativeInt = 0
+    shape_ticks: PositiveInt = 1
     token_dim: PositiveInt
     dino_tokens: tuple[PositiveInt, PositiveInt] = (2, 3)
     depth_tokens: tuple[PositiveInt, PositiveInt] = (1, 4)
@@ -74,12 +76,16 @@ class ConditionerConfig(StrictConfig):
 
 @dataclass
 class ConditionerState:
-    """The previous tick: pooled patches, depth, and whether each was present."""
+    """What went before: of the last tick pooled patches, depth, and whether each was present; of
+    the last `shape_ticks - 1` = H ticks the waves of every slot's box, 0 where there was none
+    (None where no tick before this one is looked at).
+    """
 
     dino_BPD: Tensor
     depth_BPD: Tensor
     has_dino_B: Tensor
     has_depth_B: Tensor
+    shape_BHKW: Tensor | None
 
 
 class FusionBlock(nn.Module):
@@ -110,7 +116,7 @@ class FusionBlock(nn.Module):
 
 
 class Conditioner(nn.Module):
-    """Frame features to frame tokens; its only state is the previous tick's patches and depth."""
+    """Frame features to frame tokens; its state is a few ticks of its inputs."""
 
     def __init__(self, config: ConditionerConfig, *, shapes: PerceptionShapes) -> None:
         super().__init__()
@@ -142,7 +148,8 @@ class Conditioner(nn.Module):
         self.dino_in = nn.Linear(times * shapes.dino_dim, width)
         self.depth_in = nn.Linear(times * cells, width)
         self.class_embedding = nn.Embedding(shapes.num_classes, config.class_dim)
-        num_inputs = NUM_BOX_INPUTS + config.class_dim + 2 * config.shape_octaves
+        num_waves = 2 * config.shape_octaves * config.shape_ticks
+        num_inputs = NUM_BOX_INPUTS + config.class_dim + num_waves
         self.box_in = nn.Sequential(
             nn.Linear(num_inputs, config.hidden_dim),
             nn.SiLU(),
@@ -178,6 +185,7 @@ class Conditioner(nn.Module):
             depth_BPD=zeros(*self._depth_shape()),
             has_dino_B=zeros(kind=torch.bool),
             has_depth_B=zeros(kind=torch.bool),
+            shape_BHKW=zeros(*self._shape_history()) if self._looks_back else None,
         )
 
     def forward(
@@ -214,7 +222,7 @@ class Conditioner(nn.Module):
             write_(state.has_depth_B, has_depth_BT[:, -1], active)
         dino = torch.where(has_dino_BT[..., None, None], dino_tokens, self.dino_null)
         depth = torch.where(has_depth_BT[..., None, None], depth_tokens, self.depth_null)
-        box_tokens, direct_BTV, mask_BTK = self._boxes(features, dtype)
+        box_tokens, direct_BTV, mask_BTK = self._boxes(features, dtype, state, active)
         presence = torch.where(
             features.has_boxes_BT[..., None, None], self.boxes_present, self.boxes_null
         )
@@ -233,19 +241,50 @@ class Conditioner(nn.Module):
         query_MD = self.blocks[-1](tokens_MKD, mask_MK, num_queries=1)[:, 0]
         return self.out(self.norm(query_MD)).unflatten(0, (num_streams, -1))
 
-    def _boxes(self, features: FrameFeatures, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    def _boxes(
+        self,
+        features: FrameFeatures,
+        dtype: torch.dtype,
+        state: ConditionerState | None,
+        active: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Box tokens, the straight path's sum, and which slots count."""
         mask_BTK = features.box_mask_BTK & features.has_boxes_BT[..., None]
         # Unused slots may hold anything, so they are cleared before any arithmetic.
         boxes = torch.where(mask_BTK[..., None], features.boxes_BTKF.to(dtype), 0)
         names = self.class_embedding(torch.where(mask_BTK, features.class_BTK, 0))
         # The waves come last, so that weights of a model without them can be grown.
-        waves = shape_waves(boxes, self.config.shape_octaves)
-        inputs = torch.cat((box_inputs(boxes), names, waves), dim=-1)
+        waves_BTKW = shape_waves(boxes, self.config.shape_octaves) * mask_BTK[..., None]
+        strides = self._with_before(waves_BTKW, state, active)
+        inputs = torch.cat((box_inputs(boxes), names, strides), dim=-1)
         gate = torch.sigmoid(self.box_gate(inputs)) * mask_BTK[..., None]
         direct_BTV = (gate * self.box_direct(inputs)).sum(2)
         direct_BTV = torch.where(features.has_boxes_BT[..., None], direct_BTV, self.null_direct)
         return self.box_in(inputs), direct_BTV, mask_BTK
+
+    def _with_before(
+        self, waves_BTKW: Tensor, state: ConditionerState | None, active: Tensor | None
+    ) -> Tensor:
+        """The waves of each tick with those of the ticks before it, oldest first."""
+        if not self._looks_back:
+            return waves_BTKW
+        num_ticks, num_before = waves_BTKW.shape[1], self.config.shape_ticks - 1
+        if state is None:
+            before = waves_BTKW.new_zeros(len(waves_BTKW), *self._shape_history())
+        else:
+            before = state.shape_BHKW
+        line = torch.cat((before, waves_BTKW), dim=1)
+        if state is not None:
+            write_(state.shape_BHKW, line[:, -num_before:], active)
+        return torch.cat([line[:, i : i + num_ticks] for i in range(num_before + 1)], dim=-1)
+
+    @property
+    def _looks_back(self) -> bool:
+        return self.config.shape_ticks > 1 and self.config.shape_octaves > 0
+
+    def _shape_history(self) -> tuple[int, int, int]:
+        config = self.config
+        return config.shape_ticks - 1, self.shapes.max_boxes, 2 * config.shape_octaves
 
     def _depth_shape(self) -> tuple[int, int]:
         rows, columns = self.config.depth_tokens

@@ -107,7 +107,7 @@ def test_shape_waves_tell_a_stride_from_the_next_at_any_distance():
 def test_warm_start_grows_inputs_that_have_no_effect_yet():
     """Weights of a model without waves, taken over by one with them: the same output."""
     before = tiny_generator()
-    config = CONDITIONER.model_copy(update={"shape_octaves": 3})
+    config = CONDITIONER.model_copy(update={"shape_octaves": 3, "shape_ticks": 2})
     after = tiny_generator(conditioner=config)
     features, latents = _features(), torch.zeros(2, 4, LATENT_DIM)
     warm_start(after, before.state_dict())

@@ -56,7 +56,7 @@ def test_offline_equals_streaming(generator, inputs, cuts):
 @pytest.mark.parametrize("has_difference", [True, False], ids=["difference", "no-difference"])
 def test_conditioner_alone(inputs, has_difference):
     config = CONDITIONER.model_copy(
-        update={"temporal_difference": has_difference, "shape_octaves": 2}
+        update={"temporal_difference": has_difference, "shape_octaves": 2, "shape_ticks": 4}
     )
     conditioner = tiny_generator(conditioner=config).double().requires_grad_(False).conditioner
     for cuts in CUTS:
