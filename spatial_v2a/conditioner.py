@@ -73,6 +73,11 @@ class ConditionerConfig(StrictConfig):
     depth_tokens: tuple[PositiveInt, PositiveInt] = (1, 4)
     temporal_difference: bool = True
 
+    @property
+    def num_waves(self) -> int:
+        """Waves of one box, all ticks together."""
+        return 2 * self.shape_octaves * self.shape_ticks
+
 
 @dataclass
 class ConditionerState:
@@ -148,8 +153,7 @@ class Conditioner(nn.Module):
         self.dino_in = nn.Linear(times * shapes.dino_dim, width)
         self.depth_in = nn.Linear(times * cells, width)
         self.class_embedding = nn.Embedding(shapes.num_classes, config.class_dim)
-        num_waves = 2 * config.shape_octaves * config.shape_ticks
-        num_inputs = NUM_BOX_INPUTS + config.class_dim + num_waves
+        num_inputs = NUM_BOX_INPUTS + config.class_dim + config.num_waves
         self.box_in = nn.Sequential(
             nn.Linear(num_inputs, config.hidden_dim),
             nn.SiLU(),

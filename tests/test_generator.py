@@ -117,6 +117,9 @@ def test_warm_start_grows_inputs_that_have_no_effect_yet():
         warm_start(other, before.state_dict())
     with pytest.raises(UserError, match="of another size"):
         warm_start(before, after.state_dict())
+    longer = config.model_copy(update={"shape_ticks": 3})
+    with pytest.raises(UserError, match="of another size"):
+        warm_start(tiny_generator(conditioner=longer), after.state_dict())
 
 
 def test_pooling_matrix_averages_and_mirrors():

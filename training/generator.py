@@ -105,7 +105,8 @@ def warm_start(generator: Generator, weights: dict[str, Tensor]) -> None:
     grown = dict(weights)
     for name in BOX_INPUT_WEIGHTS:
         num_new = own[name].shape[1] - weights[name].shape[1]
-        if num_new > 0:
+        # From no waves to all of them: other changes would give old columns another meaning.
+        if num_new == generator.config.conditioner.num_waves:
             grown[name] = functional.pad(weights[name], (0, num_new))
     odd = [k for k in own.keys() | grown.keys() if k not in own or k not in grown]
     odd += [k for k in own.keys() & grown.keys() if own[k].shape != grown[k].shape]
