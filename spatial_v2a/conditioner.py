@@ -257,10 +257,11 @@ class Conditioner(nn.Module):
         # Unused slots may hold anything, so they are cleared before any arithmetic.
         boxes = torch.where(mask_BTK[..., None], features.boxes_BTKF.to(dtype), 0)
         names = self.class_embedding(torch.where(mask_BTK, features.class_BTK, 0))
-        # The waves come last, so that weights of a model without them can be grown.
-        waves_BTKW = shape_waves(boxes, self.config.shape_octaves) * mask_BTK[..., None]
-        strides = self._with_before(waves_BTKW, state, active)
-        inputs = torch.cat((box_inputs(boxes), names, strides), dim=-1)
+        inputs = torch.cat((box_inputs(boxes), names), dim=-1)
+        if self.config.num_waves:
+            waves_BTKW = shape_waves(boxes, self.config.shape_octaves) * mask_BTK[..., None]
+            # They come last, so that weights of a model without them can be grown.
+            inputs = torch.cat((inputs, self._with_before(waves_BTKW, state, active)), dim=-1)
         gate = torch.sigmoid(self.box_gate(inputs)) * mask_BTK[..., None]
         direct_BTV = (gate * self.box_direct(inputs)).sum(2)
         direct_BTV = torch.where(features.has_boxes_BT[..., None], direct_BTV, self.null_direct)
@@ -274,11 +275,9 @@ class Conditioner(nn.Module):
             return waves_BTKW
         num_ticks, num_before = waves_BTKW.shape[1], self.config.shape_ticks - 1
         if state is None:
-            before = waves_BTKW.new_zeros(len(waves_BTKW), *self._shape_history())
+            line = F.pad(waves_BTKW, (0, 0, 0, 0, num_before, 0))
         else:
-            before = state.shape_BHKW
-        line = torch.cat((before, waves_BTKW), dim=1)
-        if state is not None:
+            line = torch.cat((state.shape_BHKW, waves_BTKW), dim=1)
             write_(state.shape_BHKW, line[:, -num_before:], active)
         return torch.cat([line[:, i : i + num_ticks] for i in range(num_before + 1)], dim=-1)
 
