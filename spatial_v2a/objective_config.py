@@ -16,6 +16,9 @@ class DiffusionObjectiveConfig(StrictConfig):
         max_history_noise: a sequence's history gets noise of a level uniform in [0, this].
         drop_latent: chance that a single past latent is replaced by the null embedding.
         drop_history: chance that all past latents of a sequence are.
+        shift_history: chance that the past latents of a sequence are out of step with its picture:
+            rotated by a random number of ticks. They still say what it sounds like, but no longer
+            when, so that this is learned from the picture.
         odd_weight: weight of the error of an odd dimension against that of an even one.
         streams: chances of losing perception streams.
     """
@@ -26,6 +29,7 @@ class DiffusionObjectiveConfig(StrictConfig):
     max_history_noise: float = Field(default=0.5, ge=0)
     drop_latent: float = Field(default=0.15, ge=0, le=1)
     drop_history: float = Field(default=0.1, ge=0, le=1)
+    shift_history: float = Field(default=0.0, ge=0, le=1)
     odd_weight: float = Field(default=1.0, gt=0)
     streams: StreamDropout = StreamDropout()
 

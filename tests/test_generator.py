@@ -20,6 +20,8 @@ from spatial_v2a.training.objectives import (
     DiffusionObjectiveConfig,
     consistency_loss,
     diffusion_loss,
+    shift_some,
+    spoil_inputs,
 )
 from tests.tiny_generator import (
     BACKBONE,
@@ -164,6 +166,35 @@ def test_dropped_history_is_not_seen():
     changed[:, 1] += 1
     z = [generator(features, x, history_drop_BT=drop).z_BTZ for x in (latents, changed)]
     assert torch.equal(z[0], z[1])
+
+
+def test_a_shifted_history_is_another_stretch_of_the_same_sequence():
+    latents = torch.arange(60.0).reshape(3, 20, 1)
+    rng = torch.Generator().manual_seed(0)
+    assert torch.equal(shift_some(latents, 0.0, rng=rng), latents)
+    shifted = shift_some(latents, 1.0, rng=rng)
+    for before, after in zip(latents[..., 0], shifted[..., 0], strict=True):
+        shift = int(after.argmin())
+        assert shift > 0
+        assert torch.equal(after, before.roll(shift))
+    many = torch.arange(9.0).reshape(1, 9, 1).expand(400, 9, 1)
+    share = (shift_some(many, 0.3, rng=rng)[:, 0, 0] > 0).float().mean().item()
+    assert abs(share - 0.3) < 0.08
+    assert torch.equal(shift_some(latents[:, :1], 1.0, rng=rng), latents[:, :1])
+
+
+def test_a_shifted_history_hides_when_but_not_the_target():
+    """The loss is of the latents as they are; only what the backbone is given of them moves."""
+    features, latents = _features(), torch.randn(2, 4, LATENT_DIM)
+    still = DiffusionObjectiveConfig(max_history_noise=0, drop_latent=0, drop_history=0)
+    moved = still.model_copy(update={"shift_history": 1.0})
+    inputs = [
+        spoil_inputs(features, latents, rng=torch.Generator().manual_seed(3), config=config)
+        for config in (still, moved)
+    ]
+    assert torch.equal(inputs[0].history_BTD, latents)
+    assert not torch.equal(inputs[1].history_BTD, latents)
+    assert torch.equal(inputs[0].features.has_dino_BT, inputs[1].features.has_dino_BT)
 
 
 def test_drop_streams_is_per_sequence_and_seeded():

@@ -38,17 +38,27 @@ def spoil_inputs(
     rng: torch.Generator,
     config: DiffusionObjectiveConfig,
 ) -> TrainingInputs:
-    """Draws stream dropout, history noise and history dropout (all from `rng`, on the CPU)."""
+    """Draws what is spoilt: streams dropped, history noised, dropped, shifted; by `rng`, on CPU."""
     num_sequences, num_ticks, _ = latents_BTD.shape
     level_B11 = config.max_history_noise * torch.rand(num_sequences, 1, 1, generator=rng)
     noise_BTD = level_B11 * torch.randn(latents_BTD.shape, generator=rng)
     drop_BT = torch.rand(num_sequences, num_ticks, generator=rng) < config.drop_latent
     drop_BT |= torch.rand(num_sequences, 1, generator=rng) < config.drop_history
+    history_BTD = shift_some(latents_BTD, config.shift_history, rng=rng)
     return TrainingInputs(
         features=drop_streams(features, config.streams, generator=rng),
-        history_BTD=latents_BTD + noise_BTD.to(latents_BTD),
+        history_BTD=history_BTD + noise_BTD.to(latents_BTD),
         history_drop_BT=drop_BT.to(latents_BTD.device),
     )
+
+
+def shift_some(latents_BTD: Tensor, chance: float, *, rng: torch.Generator) -> Tensor:
+    """Rotates sequences in time, each with this chance by 1 to T - 1 ticks."""
+    num_sequences, num_ticks, _ = latents_BTD.shape
+    is_shifted_B = torch.rand(num_sequences, generator=rng) < chance
+    shift_B = torch.randint(1, max(2, num_ticks), (num_sequences,), generator=rng) * is_shifted_B
+    source_BT = (torch.arange(num_ticks) - shift_B[:, None]) % num_ticks
+    return latents_BTD.take_along_dim(source_BT[..., None].to(latents_BTD.device), dim=1)
 
 
 def diffusion_loss(
