@@ -16,9 +16,9 @@ class DiffusionObjectiveConfig(StrictConfig):
         max_history_noise: a sequence's history gets noise of a level uniform in [0, this].
         drop_latent: chance that a single past latent is replaced by the null embedding.
         drop_history: chance that all past latents of a sequence are.
-        shift_history: chance that the past latents of a sequence are out of step with its picture:
-            rotated by a random number of ticks. They still say what it sounds like, but no longer
-            when, so that this is learned from the picture.
+        shift_history: chance that the past latents of a sequence whose picture tells when it sounds
+            (a walker's stride) are out of step with that: rotated by a random number of ticks.
+            They still say what it sounds like, but no longer when.
         odd_weight: weight of the error of an odd dimension against that of an even one.
         streams: chances of losing perception streams.
     """

@@ -194,6 +194,11 @@ def test_a_shifted_history_hides_when_but_not_the_target():
     ]
     assert torch.equal(inputs[0].history_BTD, latents)
     assert not torch.equal(inputs[1].history_BTD, latents)
+    only_first = torch.tensor([True, False])
+    rng = torch.Generator().manual_seed(3)
+    some = spoil_inputs(features, latents, rng=rng, config=moved, is_timed_B=only_first)
+    assert torch.equal(some.history_BTD[0], inputs[1].history_BTD[0])
+    assert torch.equal(some.history_BTD[1], latents[1])
     assert torch.equal(inputs[0].features.has_dino_BT, inputs[1].features.has_dino_BT)
 
 

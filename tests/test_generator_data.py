@@ -198,6 +198,32 @@ def test_what_is_given_and_lost_follows_the_camera(
     assert torch.equal(read().boxes_BTKF, first.boxes_BTKF)
 
 
+def test_a_batch_says_where_the_picture_tells_the_moments(
+    tmp_path: Path, tiny_config: Config
+) -> None:
+    """In rows of third-person clips; one cut to another clip is none."""
+    shares = {"walk-a": "walkers", "walk-b": "third-person"}
+    samples = []
+    for key, scenario in shares.items():
+        sample = fake.make_sample(key, np.zeros(24))
+        meta = json.loads(sample["json"]) | {"scenario": scenario}
+        samples.append(sample | {"json": json.dumps(meta).encode()})
+    fake.write_shard(tmp_path / "a.tar", samples)
+    data = GeneratorData(
+        ShardIndex([tmp_path]),
+        SpatialV2A(tiny_config),
+        cache=tmp_path / "latents.npz",
+        store=None,
+        detected_share=0.0,
+        num_given_views=1,
+    )
+    assert [clip.is_timed for clip in data.clips] == [False, True]
+    rng = np.random.default_rng(0)
+    assert abs(data.batch(rng, 64, 12)["is_timed_B"].float().mean() - 0.5) < 0.2
+    data.scene_cut_share = 1.0
+    assert abs(data.batch(rng, 64, 12)["is_timed_B"].float().mean() - 0.25) < 0.2
+
+
 def test_two_recordings_of_one_key_are_refused(tmp_path: Path) -> None:
     for name in ("a", "b"):
         fake.write_shard(tmp_path / f"{name}.tar", [fake.make_sample("walk-a", np.zeros(6))])

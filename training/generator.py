@@ -57,6 +57,7 @@ class DiffusionObjective(nn.Module):
             rng=rng,
             config=self.section.objective,
             num_odd_latents=self.num_odd_latents,
+            is_timed_B=batch.get("is_timed_B"),
         )
         return {"loss": out["loss"], **out["parts"]}
 
@@ -91,6 +92,7 @@ class ConsistencyObjective(nn.Module):
             fraction=step / self.section.steps,
             config=self.section.objective,
             num_odd_latents=self.num_odd_latents,
+            is_timed_B=batch.get("is_timed_B"),
         )
         return {"loss": out["loss"], **out["parts"]}
 

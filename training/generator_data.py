@@ -28,7 +28,7 @@ from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.audio_data import decode_flac
 from spatial_v2a.training.degrade import Degrader
-from spatial_v2a.training.row_changes import begin_late, join_scenes, lose_boxes
+from spatial_v2a.training.row_changes import Row, begin_late, join_scenes, lose_boxes
 from spatial_v2a.training.shards import ShardIndex
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 SLIDES_NAME = "slides.npz"
 MADE_BY = "__autoencoder__"  # entry of the latents' cache: which autoencoder made them
 SILENT_DISTANCE = 0.4  # from the latent of silence, root mean square over dimensions
+TIMED_SCENARIOS = ("third-person",)  # the picture tells when it sounds: a walker's stride
 
 
 @dataclass
@@ -52,11 +53,12 @@ class View:
 
 @dataclass
 class TrainingClip:
-    """One clip in memory: latents [T, D] and views of its picture."""
+    """One clip in memory: latents [T, D], views of its picture, whether that tells the moments."""
 
     latents_TD: Tensor
     given: list[View]
     detected: View | None
+    is_timed: bool
 
 
 def half(features: FrameFeatures) -> FrameFeatures:
@@ -188,6 +190,7 @@ class GeneratorData:
                     latents_TD=latents[key],
                     given=[view_of(features, silent_T, knows_boxes) for features in given],
                     detected=view_of(detected, silent_T, knows_boxes) if detected else None,
+                    is_timed=index.meta(key)["scenario"] in TIMED_SCENARIOS,
                 )
             )
         self.seen = [clip for clip in self.clips if clip.detected is not None]
@@ -201,28 +204,34 @@ class GeneratorData:
     def batch(
         self, rng: np.random.Generator, batch_size: int, crop_ticks: int
     ) -> dict[str, Tensor]:
-        """Random crops: every field of FrameFeatures and `latents_BTD`, as a flat dictionary."""
-        rows = [self._row(rng, crop_ticks) for _ in range(batch_size)]
+        """Random crops as a flat dictionary: every field of FrameFeatures, and what is heard.
+
+        `latents_BTD` is that, `is_timed_B` says where the picture tells the moments of it.
+        """
+        rows, is_timed = zip(*(self._row(rng, crop_ticks) for _ in range(batch_size)), strict=True)
         batch = {
             name: torch.cat([vars(features)[name] for features, _ in rows])
             for name in vars(rows[0][0])
         }
         batch["latents_BTD"] = torch.stack([latents for _, latents in rows])
+        batch["is_timed_B"] = torch.tensor(is_timed)
         return {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
 
-    def _row(self, rng: np.random.Generator, crop_ticks: int) -> tuple[FrameFeatures, Tensor]:
+    def _row(self, rng: np.random.Generator, crop_ticks: int) -> tuple[Row, bool]:
         """A crop, or one whose object is found late or lost, or the beginnings of two."""
-        first = self._crop(rng, crop_ticks)
+        first, is_timed = self._crop(rng, crop_ticks)
         if self.late_box_share > 0 and rng.random() < self.late_box_share:
-            return begin_late(first, self.silence_D, rng)
+            return begin_late(first, self.silence_D, rng), is_timed
         if self.lost_box_share > 0 and rng.random() < self.lost_box_share:
-            return lose_boxes(first, rng, hold_ticks=self.hold_ticks)
+            return lose_boxes(first, rng, hold_ticks=self.hold_ticks), is_timed
         if self.scene_cut_share == 0 or rng.random() >= self.scene_cut_share:
-            return first
+            return first, is_timed
         cut = int(rng.integers(crop_ticks // 4, 3 * crop_ticks // 4 + 1))
-        return join_scenes(first, self._crop(rng, crop_ticks), cut)
+        second, is_second_timed = self._crop(rng, crop_ticks)
+        return join_scenes(first, second, cut), is_timed and is_second_timed
 
-    def _crop(self, rng: np.random.Generator, crop_ticks: int) -> tuple[FrameFeatures, Tensor]:
+    def _crop(self, rng: np.random.Generator, crop_ticks: int) -> tuple[Row, bool]:
+        """Some ticks of a clip, and whether its picture tells the moments of its sound."""
         is_detected = bool(self.seen) and rng.random() < self.detected_share
         pool = self.seen if is_detected else self.clips
         clip = pool[rng.integers(len(pool))]
@@ -240,7 +249,7 @@ class GeneratorData:
         if rng.random() < 0.5:
             features = mirror_features(features, grid_width=self.grid_width)
             latents_TD = mirror_latents(latents_TD, self.num_odd_latents)
-        return features, latents_TD
+        return (features, latents_TD), clip.is_timed
 
 
 @torch.no_grad()

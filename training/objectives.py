@@ -37,14 +37,21 @@ def spoil_inputs(
     *,
     rng: torch.Generator,
     config: DiffusionObjectiveConfig,
+    is_timed_B: Tensor | None = None,
 ) -> TrainingInputs:
-    """Draws what is spoilt: streams dropped, history noised, dropped, shifted; by `rng`, on CPU."""
+    """Draws what is spoilt: streams dropped, history noised, dropped, shifted; by `rng`, on CPU.
+
+    Only histories of sequences in `is_timed_B` are shifted; None is all.
+    """
     num_sequences, num_ticks, _ = latents_BTD.shape
     level_B11 = config.max_history_noise * torch.rand(num_sequences, 1, 1, generator=rng)
     noise_BTD = level_B11 * torch.randn(latents_BTD.shape, generator=rng)
     drop_BT = torch.rand(num_sequences, num_ticks, generator=rng) < config.drop_latent
     drop_BT |= torch.rand(num_sequences, 1, generator=rng) < config.drop_history
-    history_BTD = shift_some(latents_BTD, config.shift_history, rng=rng)
+    shifted_BTD = shift_some(latents_BTD, config.shift_history, rng=rng)
+    history_BTD = shifted_BTD
+    if is_timed_B is not None:
+        history_BTD = torch.where(is_timed_B[:, None, None], shifted_BTD, latents_BTD)
     return TrainingInputs(
         features=drop_streams(features, config.streams, generator=rng),
         history_BTD=history_BTD + noise_BTD.to(latents_BTD),
@@ -70,6 +77,7 @@ def diffusion_loss(
     config: DiffusionObjectiveConfig,
     num_odd_latents: int,
     valid_BT: Tensor | None = None,
+    is_timed_B: Tensor | None = None,
 ) -> dict[str, Tensor | dict[str, Tensor]]:
     """EDM loss with learned uncertainty, lambda(sigma) e^-u |x0 - D|^2 + u.
 
@@ -81,12 +89,13 @@ def diffusion_loss(
         config: noise, dropout and weights.
         num_odd_latents: dimensions at the end of a latent that hold its pan.
         valid_BT: False excludes padded ticks.
+        is_timed_B: sequences whose picture tells when they sound, as in `spoil_inputs`.
 
     Returns:
         `loss` (scalar to minimise) and `parts` (detached: `denoising` is the weighted error
         without uncertainty, 1 for a model that knows nothing; `uncertainty` is the mean of u).
     """
-    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config)
+    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config, is_timed_B=is_timed_B)
     condition = _condition(generator, inputs)
     sigma_MBT, eps_MBTD = _draw_noise(latents_BTD, rng, config)
     noisy = latents_BTD + sigma_MBT[..., None] * eps_MBTD
@@ -110,6 +119,7 @@ def consistency_loss(
     config: ConsistencyObjectiveConfig,
     num_odd_latents: int,
     valid_BT: Tensor | None = None,
+    is_timed_B: Tensor | None = None,
 ) -> dict[str, Tensor | dict[str, Tensor]]:
     """w(t) d(G(x + t eps), stopgrad G(x + r eps)) with the same eps (ECT, 2406.14548).
 
@@ -117,13 +127,14 @@ def consistency_loss(
         generator: the model in training; head and backbone both learn.
         target_generator: its average, or the same object for a plain stop-gradient.
         fraction: progress of the tuning in [0, 1]; moves r towards t.
-        features, latents_BTD, rng, config, num_odd_latents, valid_BT: as in `diffusion_loss`.
+        features, latents_BTD, rng, config, num_odd_latents, valid_BT, is_timed_B: as in
+            `diffusion_loss`.
 
     Returns:
         `loss`, and `parts` with the unweighted `distance` and the mean `ratio` r / t.
     """
     sigma_data = generator.config.head.sigma_data
-    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config)
+    inputs = spoil_inputs(features, latents_BTD, rng=rng, config=config, is_timed_B=is_timed_B)
     condition = _condition(generator, inputs)
     t_MBT, eps_MBTD = _draw_noise(latents_BTD, rng, config)
     stage = consistency_stage(fraction, config.num_stages)

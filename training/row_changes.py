@@ -17,10 +17,11 @@ from spatial_v2a.timing import TIMING
 
 AGE = BOX_FIELDS.index("age")
 
+# Features [1, T] and latents [T, D] of a stretch of a clip.
+Row = tuple[FrameFeatures, Tensor]
 
-def join_scenes(
-    before: tuple[FrameFeatures, Tensor], after: tuple[FrameFeatures, Tensor], cut: int
-) -> tuple[FrameFeatures, Tensor]:
+
+def join_scenes(before: Row, after: Row, cut: int) -> Row:
     """Features [1, T] and latents [T, D]: `before` for `cut` ticks, then `after` from its start."""
     rest = len(after[1]) - cut
     features = {
@@ -30,9 +31,7 @@ def join_scenes(
     return FrameFeatures(**features), torch.cat((before[1][:cut], after[1][:rest]))
 
 
-def begin_late(
-    row: tuple[FrameFeatures, Tensor], silence_D: Tensor, rng: np.random.Generator
-) -> tuple[FrameFeatures, Tensor]:
+def begin_late(row: Row, silence_D: Tensor, rng: np.random.Generator) -> Row:
     """Features [1, T] and latents [T, D] of an object that is found late: silence until then.
 
     In a recording what is seen late has sounded before, so its sound is in the history; a model
@@ -52,9 +51,7 @@ def begin_late(
     return replace(features, box_mask_BTK=mask_BTK, boxes_BTKF=boxes_BTKF), latents_TD
 
 
-def lose_boxes(
-    row: tuple[FrameFeatures, Tensor], rng: np.random.Generator, *, hold_ticks: int
-) -> tuple[FrameFeatures, Tensor]:
+def lose_boxes(row: Row, rng: np.random.Generator, *, hold_ticks: int) -> Row:
     """Features [1, T] and latents [T, D] of a row whose boxes go early while the sound stays.
 
     What was seen last is held for `hold_ticks` as `conditioning.hold` does, but not moved to an
