@@ -72,6 +72,14 @@ def test_rows_score_the_same_in_several_processes(bench):
         )
 
 
+def test_clips_of_several_sources_alone_have_no_timbre_to_compare(bench):
+    """Their windows are no single source's, so nothing is left for the literature's figures."""
+    _, _, truth_row = bench
+    figures = LiteratureScorer([], [], ground_truth=truth_row).figures(truth_row)
+    assert {"frechet_left", "onset_f1_50_ms", "bias_skill"} <= set(figures)
+    assert all(np.isnan(figure.value) and figure.count == 0 for figure in figures.values())
+
+
 def test_truth_windows_by_hand():
     """Fixed bearing: every window is scored at it; a source out of sight is scored as gone."""
     azimuth_T = np.concatenate([np.full(60, 20.0), np.full(60, 80.0)])

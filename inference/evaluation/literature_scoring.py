@@ -19,6 +19,7 @@ from spatial_v2a.inference.evaluation import (
     metrics,
     onsets,
 )
+from spatial_v2a.inference.evaluation.figures import LITERATURE, TIME
 from spatial_v2a.inference.evaluation.metrics import Figure
 from spatial_v2a.inference.evaluation.rows import Record, Row
 from spatial_v2a.inference.evaluation.store import fitted
@@ -74,7 +75,13 @@ class LiteratureScorer:
         self._truth_embeddings: dict[str, list[np.ndarray]] = {}
 
     def figures(self, row: Row) -> dict[str, Figure]:
-        """Every figure of LITERATURE (see figures.py) for one row."""
+        """Every figure of LITERATURE and TIME (see figures.py) for one row.
+
+        Where no clip has a source of its own, as in clips of several each, all are NaN.
+        """
+        if not self.records:
+            nothing = Figure(float("nan"), float("nan"), float("nan"), 0)
+            return dict.fromkeys((*LITERATURE, *TIME), nothing)
         per_clip: dict[str, list[np.ndarray]] = {}
         windows, embedded = [], {name: [] for name in (*embedding.VIEWS, "stereo")}
         is_first = not self._truth_onsets
