@@ -11,10 +11,11 @@ import torch
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS
 from spatial_v2a.frame_tokens import box_inputs, pooling_matrix, shape_waves
+from spatial_v2a.model import SpatialV2A
 from spatial_v2a.sampler_config import SamplerConfig
 from spatial_v2a.samplers import sample, sampler_sigmas
 from spatial_v2a.stream_dropout import StreamDropout, drop_streams
-from spatial_v2a.training.generator import warm_start
+from spatial_v2a.training.generator import read_teacher, warm_start
 from spatial_v2a.training.objectives import (
     ConsistencyObjectiveConfig,
     DiffusionObjectiveConfig,
@@ -23,6 +24,7 @@ from spatial_v2a.training.objectives import (
     shift_some,
     spoil_inputs,
 )
+from tests.tiny_checkpoint import shaken, write_tiny_checkpoint
 from tests.tiny_generator import (
     BACKBONE,
     CONDITIONER,
@@ -124,6 +126,18 @@ def test_warm_start_grows_inputs_that_have_no_effect_yet():
         warm_start(tiny_generator(conditioner=longer), after.state_dict())
 
 
+def test_a_teacher_speaks_of_the_same_latents(tmp_path, tiny_config):
+    folder = write_tiny_checkpoint(tmp_path / "tiny", tiny_config)
+    model = SpatialV2A.from_pretrained(folder)
+    teacher = read_teacher(folder, model)
+    assert not any(p.requires_grad for p in teacher.parameters())
+    for name, tensor in teacher.state_dict().items():
+        assert torch.equal(tensor, model.generator.state_dict()[name]), name
+    shaken(model.autoencoder.encoder)
+    with pytest.raises(UserError, match="latents of another autoencoder"):
+        read_teacher(folder, model)
+
+
 def test_pooling_matrix_averages_and_mirrors():
     matrix = pooling_matrix((3, 8), (2, 3))
     assert torch.allclose(matrix.sum(1), torch.ones(6, dtype=torch.float64))
@@ -200,6 +214,46 @@ def test_a_shifted_history_hides_when_but_not_the_target():
     assert torch.equal(some.history_BTD[0], inputs[1].history_BTD[0])
     assert torch.equal(some.history_BTD[1], latents[1])
     assert torch.equal(inputs[0].features.has_dino_BT, inputs[1].features.has_dino_BT)
+
+
+def test_what_is_kept_is_learned_from_the_teacher():
+    """Taught rows ask for what the teacher says, whatever was recorded; a walker's for that."""
+    learner, teacher = tiny_generator(), tiny_generator().requires_grad_(False)
+    for parameter in teacher.parameters():
+        parameter.mul_(1.3)
+    features, latents = _features(), torch.randn(2, 4, LATENT_DIM)
+    config = DiffusionObjectiveConfig(drop_history=0, num_draws=2)
+
+    def error(generator, is_timed, *, teacher=teacher):
+        out = diffusion_loss(
+            generator,
+            features,
+            latents,
+            rng=torch.Generator().manual_seed(4),
+            config=config,
+            num_odd_latents=NUM_ODD,
+            is_timed_B=torch.tensor(is_timed),
+            teacher=teacher,
+        )
+        return out["parts"]["denoising"].item()
+
+    assert error(teacher, [False, False]) < 1e-9, "who says the same has nothing to learn"
+    assert error(learner, [False, False]) > 1e-3
+    alone = error(learner, [True, True], teacher=None)
+    assert error(learner, [True, True]) == alone
+    mixed = error(teacher, [True, False])
+    assert 1e-3 < mixed < error(teacher, [True, True]), "half of the rows have a target to miss"
+    diffusion_loss(
+        learner,
+        features,
+        latents,
+        rng=torch.Generator().manual_seed(4),
+        config=config,
+        num_odd_latents=NUM_ODD,
+        is_timed_B=torch.tensor([False, True]),
+        teacher=teacher,
+    )["loss"].backward()
+    assert all(p.grad is None for p in teacher.parameters())
 
 
 def test_drop_streams_is_per_sequence_and_seeded():

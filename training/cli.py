@@ -44,6 +44,11 @@ def vae(
 StoreDir = Annotated[Path | None, typer.Option(help="Feature store with detected features.")]
 StartDir = Annotated[Path, typer.Option(help="Checkpoint whose trained parts are the start.")]
 
+TeacherDir = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint that all clips but a walker's learn from: what is kept."),
+]
+
 
 @app.command()
 def diffusion(
@@ -53,12 +58,25 @@ def diffusion(
     config: ConfigName = "stage",
     val: ValDirs = None,
     store: StoreDir = None,
+    teacher: TeacherDir = None,
     overrides: Overrides = None,
     threads: Threads = 0,
     dry_run: DryRun = False,
 ) -> None:
     """Trains backbone and head with the denoising loss."""
-    _generator("diffusion", config, overrides, data, val, out, init, store, threads, dry_run)
+    _generator(
+        "diffusion",
+        config,
+        overrides,
+        data,
+        val,
+        out,
+        init,
+        store,
+        threads,
+        dry_run,
+        teacher=teacher,
+    )
 
 
 @app.command()
@@ -88,13 +106,24 @@ def _generator(
     store: Path | None,
     threads: int,
     dry_run: bool,
+    *,
+    teacher: Path | None = None,
 ) -> None:
     from spatial_v2a.training.generator import train_generator
     from spatial_v2a.training.run import prepare_run, report
 
     resolved = prepare_run(config, overrides, out, threads=threads, dry_run=dry_run)
     if resolved is not None:
-        figures = train_generator(resolved, stage, data, val or [], out, init=init, store_dir=store)
+        figures = train_generator(
+            resolved,
+            stage,
+            data,
+            val or [],
+            out,
+            init=init,
+            store_dir=store,
+            teacher=teacher,
+        )
         report(figures, out)
 
 

@@ -16,7 +16,7 @@ from spatial_v2a.features import FrameFeatures
 from spatial_v2a.generator import Generator
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.training.audio_data import step_rng
-from spatial_v2a.training.generator_data import GeneratorData
+from spatial_v2a.training.generator_data import GeneratorData, autoencoder_digest
 from spatial_v2a.training.generator_metrics import validation_metrics
 from spatial_v2a.training.loop import Losses, Task, train
 from spatial_v2a.training.objectives import consistency_loss, diffusion_loss
@@ -36,20 +36,35 @@ def unpack(batch: dict[str, Tensor]) -> tuple[FrameFeatures, Tensor]:
 
 
 class DiffusionObjective(nn.Module):
-    """Stage 1: denoising under teacher forcing."""
+    """Stage 1: denoising under teacher forcing.
+
+    Args:
+        generator: learns.
+        section: of the training config.
+        num_odd_latents: dimensions at the end of a latent that hold its pan.
+        teacher: as for `diffusion_loss`.
+    """
 
     def __init__(
-        self, generator: Generator, section: DiffusionTraining, *, num_odd_latents: int
+        self,
+        generator: Generator,
+        section: DiffusionTraining,
+        *,
+        num_odd_latents: int,
+        teacher: Generator | None = None,
     ) -> None:
         super().__init__()
         self.generator = generator
         self.section = section
         self.num_odd_latents = num_odd_latents
+        # Not a submodule: it is neither trained nor saved with the objective.
+        self._teacher = [teacher]
 
     def forward(self, batch: dict[str, Tensor], *, step: int, rng: torch.Generator) -> Losses:
         """Losses of one batch."""
         del step
         features, latents_BTD = unpack(batch)
+        teacher = self._teacher[0]
         out = diffusion_loss(
             self.generator,
             features,
@@ -58,6 +73,7 @@ class DiffusionObjective(nn.Module):
             config=self.section.objective,
             num_odd_latents=self.num_odd_latents,
             is_timed_B=batch.get("is_timed_B"),
+            teacher=teacher.to(latents_BTD.device) if teacher else None,
         )
         return {"loss": out["loss"], **out["parts"]}
 
@@ -97,7 +113,7 @@ class ConsistencyObjective(nn.Module):
         return {"loss": out["loss"], **out["parts"]}
 
 
-def warm_start(generator: Generator, weights: dict[str, Tensor]) -> None:
+def warm_start(generator: Generator, weights: dict[str, Tensor], *, option: str = "--init") -> None:
     """Takes over trained weights; inputs of a box that they do not know begin without effect.
 
     Raises:
@@ -113,12 +129,29 @@ def warm_start(generator: Generator, weights: dict[str, Tensor]) -> None:
     odd = [k for k in own.keys() | grown.keys() if k not in own or k not in grown]
     odd += [k for k in own.keys() & grown.keys() if own[k].shape != grown[k].shape]
     if odd:
+        remedy = ", or set training.diffusion.warm_start=false" if option == "--init" else ""
         raise UserError(
-            f"--init holds a generator of another size: {len(odd)} of its tensors do not fit, "
-            f"such as {min(odd)}; use a checkpoint made with this config, or set "
-            "training.diffusion.warm_start=false"
+            f"{option} holds a generator of another size: {len(odd)} of its tensors do not fit, "
+            f"such as {min(odd)}; use a checkpoint made with this config{remedy}"
         )
     generator.load_state_dict(grown)
+
+
+def read_teacher(folder: Path, model: SpatialV2A) -> Generator:
+    """The generator of a checkpoint, of the same size and latents as `model`; it does not learn.
+
+    Raises:
+        UserError: it is of another size, or of another autoencoder's latents.
+    """
+    source = SpatialV2A.from_pretrained(folder)
+    if autoencoder_digest(source) != autoencoder_digest(model):
+        raise UserError(
+            f"--teacher {folder} speaks of the latents of another autoencoder than --init; choose "
+            "one that was trained with the same"
+        )
+    teacher = copy.deepcopy(model.generator)
+    warm_start(teacher, source.generator.state_dict(), option="--teacher")
+    return teacher.requires_grad_(False)
 
 
 def train_generator(
@@ -131,6 +164,7 @@ def train_generator(
     init: Path,
     store_dir: Path | None,
     latents: Path | None = None,
+    teacher: Path | None = None,
 ) -> dict[str, float]:
     """Runs one stage and leaves `run_dir/checkpoint`.
 
@@ -142,6 +176,11 @@ def train_generator(
         init: checkpoint with a trained autoencoder (and generator, for a warm start).
         store_dir: feature store with detected features; None trains on given geometry.
         latents: file that keeps the latents of the clips; below `run_dir` if absent.
+        teacher: checkpoint that says what the clips sound like whose picture does not tell when
+            they do ('diffusion' only); None takes all from their recordings.
+
+    Raises:
+        UserError: a checkpoint that does not fit.
     """
     section = getattr(config.training, stage)
     set_seed(section.seed)
@@ -178,7 +217,8 @@ def train_generator(
     generator = copy.deepcopy(model.generator).train()
     odd = {"num_odd_latents": dataset.num_odd_latents}
     if stage == "diffusion":
-        objective, on_step = DiffusionObjective(generator, section, **odd), None
+        taught = {"teacher": read_teacher(teacher, model)} if teacher else {}
+        objective, on_step = DiffusionObjective(generator, section, **odd, **taught), None
     else:
         objective = ConsistencyObjective(generator, section, **odd)
         on_step = objective.set_target

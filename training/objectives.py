@@ -78,6 +78,7 @@ def diffusion_loss(
     num_odd_latents: int,
     valid_BT: Tensor | None = None,
     is_timed_B: Tensor | None = None,
+    teacher: Generator | None = None,
 ) -> dict[str, Tensor | dict[str, Tensor]]:
     """EDM loss with learned uncertainty, lambda(sigma) e^-u |x0 - D|^2 + u.
 
@@ -90,6 +91,8 @@ def diffusion_loss(
         num_odd_latents: dimensions at the end of a latent that hold its pan.
         valid_BT: False excludes padded ticks.
         is_timed_B: sequences whose picture tells when they sound, as in `spoil_inputs`.
+        teacher: what it says of the other sequences takes the place of x0 there, so that they
+            stay as it has them (learning without forgetting, arXiv 1606.09282).
 
     Returns:
         `loss` (scalar to minimise) and `parts` (detached: `denoising` is the weighted error
@@ -99,7 +102,10 @@ def diffusion_loss(
     condition = _condition(generator, inputs)
     sigma_MBT, eps_MBTD = _draw_noise(latents_BTD, rng, config)
     noisy = latents_BTD + sigma_MBT[..., None] * eps_MBTD
-    error_MBTD = (generator.denoise(noisy, sigma_MBT, condition) - latents_BTD).square()
+    target = latents_BTD
+    if teacher is not None and is_timed_B is not None:
+        target = _teach(teacher, inputs, noisy, sigma_MBT, latents_BTD, ~is_timed_B)
+    error_MBTD = (generator.denoise(noisy, sigma_MBT, condition) - target).square()
     error_MBT = (_weights(latents_BTD, num_odd_latents, config.odd_weight) * error_MBTD).mean(-1)
     weighted_MBT = loss_weight(sigma_MBT, generator.config.head.sigma_data) * error_MBT
     u_MBT = generator.uncertainty(sigma_MBT)
@@ -152,6 +158,30 @@ def consistency_loss(
     loss = _mean(consistency_weight(t_MBT, sigma_data) * distance_MBT, valid_BT)
     parts = {"distance": _mean(distance_MBT, valid_BT), "ratio": (r_MBT / t_MBT).mean()}
     return {"loss": loss, "parts": {name: part.detach() for name, part in parts.items()}}
+
+
+@torch.no_grad()
+def _teach(
+    teacher: Generator,
+    inputs: TrainingInputs,
+    noisy_MBTD: Tensor,
+    sigma_MBT: Tensor,
+    latents_BTD: Tensor,
+    is_taught_B: Tensor,
+) -> Tensor:
+    """Targets [M, B, T, D]: what the teacher makes of the taught sequences, x0 of the others."""
+    target_MBTD = latents_BTD.expand_as(noisy_MBTD)
+    if not is_taught_B.any():
+        return target_MBTD
+    taught = TrainingInputs(
+        features=inputs.features.map(lambda x: x[is_taught_B]),
+        history_BTD=inputs.history_BTD[is_taught_B],
+        history_drop_BT=inputs.history_drop_BT[is_taught_B],
+    )
+    said_MBTD = teacher.denoise(
+        noisy_MBTD[:, is_taught_B], sigma_MBT[:, is_taught_B], _condition(teacher, taught)
+    )
+    return target_MBTD.index_copy(1, is_taught_B.nonzero().flatten(), said_MBTD)
 
 
 def _weights(latents_BTD: Tensor, num_odd_latents: int, odd_weight: float) -> Tensor:
