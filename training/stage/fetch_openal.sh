@@ -25,11 +25,14 @@ apt() {
     -o Debug::NoLocking=true -o APT::Sandbox::User=root "$@" </dev/null >/dev/null 2>&1
 }
 apt update || give_up "the package lists cannot be read"
-cd "$work" || give_up "no temporary folder"
 # OpenAL and what it links to; names differ between releases, so those unknown here are passed over.
-for package in libopenal1 libsndio7.0 libasound2 libasound2t64 libbsd0 libmd0; do
-  apt download "$package"
-done
+# In a shell of its own: PYTHON may be a path from where make stands.
+(
+  cd "$work" || exit
+  for package in libopenal1 libsndio7.0 libasound2 libasound2t64 libbsd0 libmd0; do
+    apt download "$package"
+  done
+)
 for deb in "$work"/*.deb; do
   [ -f "$deb" ] && dpkg-deb -x "$deb" "$work/root"
 done
