@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.conditioning.box_fields import FORGET_AFTER_S, Box, Motion
+from spatial_v2a.conditioning.tracking import mean_score
 from spatial_v2a.geometry import azimuth_rad, column, nearness_in_boxes
 from spatial_v2a.timing import TIMING
 
@@ -24,6 +25,8 @@ REACH_S = 0.2
 BRIEF_TICKS = TIMING.tick_hz
 # A tracker carries a lost box on for up to twelve ticks, beside the one that takes its place.
 OVERLAP_TICKS = 13
+# Who was this much less sure than one that is seen, by the means of their scores, is not held.
+SURE_SHARE = 0.75
 # As a share of the picture: a detector that is off by a pixel or two still sees the edge touched.
 EDGE_MARGIN = 0.01
 
@@ -38,6 +41,7 @@ class _Track:
         first_tick: when it was seen first.
         company: ids that were in the picture or held when it was seen last, its own among them.
         num_seen: ticks in which it was seen.
+        sureness: mean of its last scores.
         held: the box that stands for it now, or None.
         azimuth_rad: where that is, positive to the left, also outside the picture; None as long as
             the camera has not turned.
@@ -48,6 +52,7 @@ class _Track:
     first_tick: int
     company: frozenset[int]
     num_seen: int = 0
+    sureness: float = 0.0
     held: Box | None = None
     azimuth_rad: float | None = None
 
@@ -61,7 +66,8 @@ class BoxHold:
     edge as long as that is out of the picture. All of this ends when its box is back, when a box
     of its class comes that was not there with it, or not until its last moment (most likely the
     same object), when it is silenced, and with the time: when it is gone for as long as it was
-    seen, which counts as a second at least, or for `hold_s`.
+    seen, which counts as a second at least, or for `hold_s`. Beside an object in view that is much
+    surer than it was it is not shown.
 
     Args:
         hold_s: how long at most, seconds, to the nearest tick; 0 holds nothing.
@@ -115,7 +121,7 @@ class BoxHold:
             self._hold(track, in_picture)
             if track.held is not None and turn_deg != 0.0 and fov_deg is not None:
                 _turn(track, turn_deg, fov_deg)
-        held = [track.held for track in lost.values() if track.held is not None]
+        held = self._sure_enough(lost.values(), seen_ids)
         company = frozenset(box.track_id for box in (*in_picture, *held))
         for box in boxes:
             self._see(box, company)
@@ -124,6 +130,12 @@ class BoxHold:
         limit = self._tick - self._memory_ticks
         self._tracks = {i: t for i, t in self._tracks.items() if t.motion.last_tick >= limit}
         return [*boxes, *held]
+
+    def _sure_enough(self, lost: Iterable[_Track], seen_ids: set[int]) -> list[Box]:
+        """Held boxes of the lost, but for those that were far less sure than one that is seen."""
+        seen = [track.sureness for i, track in self._tracks.items() if i in seen_ids]
+        needed = SURE_SHARE * max(seen, default=0.0)
+        return [t.held for t in lost if t.held is not None and t.sureness >= needed]
 
     def _see(self, box: Box, company: frozenset[int]) -> None:
         track = self._tracks.get(box.track_id)
@@ -135,6 +147,7 @@ class BoxHold:
         track.box, track.company = box, company
         track.held = track.azimuth_rad = None
         track.num_seen += 1
+        track.sureness = mean_score(track.sureness, box.score, count=track.num_seen)
 
     def _hold(self, track: _Track, in_picture: Sequence[Box]) -> None:
         """Begins to hold an object, goes on with it or ends it."""

@@ -34,6 +34,23 @@ SMALL_SIDE = 0.3
 LOOKED_AWAY_TICKS = 12
 # Weak boxes alone carry a track on for this long: some things only look like an object at times.
 WEAK_TICKS = TIMING.tick_hz
+# What is looked for in vain goes on, more slowly every time: objects turn, and errors add up.
+UNSEEN_SLOWDOWN = 0.8
+# A thing is not shown whose mean score is below this share of the surest one's: scenery that looks
+# a little like an object, beside an object.
+SURE_SHARE = 0.7
+SURENESS_TICKS = TIMING.tick_hz
+
+
+def mean_score(before: float, score: float, *, count: int) -> float:
+    """The mean of an object's scores, with one more of them; old ones fade after a second.
+
+    Args:
+        before: the mean of those before.
+        score: of the one more.
+        count: how many there are with it.
+    """
+    return before + (score - before) / min(count, SURENESS_TICKS)
 
 
 @dataclass
@@ -43,6 +60,7 @@ class _Track:
     velocity_4: NDArray
     class_votes: dict[int, float]
     score: float
+    sureness: float
     num_hits: int = 1
     num_missed: int = 0  # times it was looked for and not found since it was seen last
     ticks_unseen: int = 0
@@ -86,7 +104,9 @@ class BoxTracker:
         if found is not None:
             self._match(found)
         self._tracks = [t for t in self._tracks if t.ticks_unseen <= FORGET_AFTER_TICKS]
-        shown = [_visible(track) for track in self._tracks if _is_shown(track)]
+        there = [track for track in self._tracks if _is_shown(track)]
+        needed = SURE_SHARE * max((track.sureness for track in there), default=0.0)
+        shown = [_visible(track) for track in there if track.sureness >= needed]
         # At the very edge nothing may be left of a box.
         return [box for box in shown if box.w > 0 and box.h > 0]
 
@@ -99,11 +119,13 @@ class BoxTracker:
         waiting, unmatched = self._assign(waiting, strong, boxes_N4, found, STRONG_COST_LIMIT)
         waiting, _ = self._assign(waiting, weak, boxes_N4, found, WEAK_COST_LIMIT)
         for k in waiting:
+            self._tracks[k].velocity_4 = UNSEEN_SLOWDOWN * self._tracks[k].velocity_4
             if not _is_looked_away(self._tracks[k], found.looked_near):
                 self._tracks[k].num_missed += 1
         for n in unmatched:
-            votes = {int(found.class_K[n]): float(found.score_K[n])}
-            track = _Track(self._next_id, boxes_N4[n], np.zeros(4), votes, float(found.score_K[n]))
+            score = float(found.score_K[n])
+            votes = {int(found.class_K[n]): score}
+            track = _Track(self._next_id, boxes_N4[n], np.zeros(4), votes, score, sureness=score)
             self._tracks.append(track)
             self._next_id += 1
 
@@ -146,6 +168,7 @@ def _update(track: _Track, box_4: NDArray, label: int, score: float) -> None:
     track.class_votes = votes
     track.score = score
     track.num_hits += 1
+    track.sureness = mean_score(track.sureness, score, count=track.num_hits)
     track.num_missed = 0
     track.ticks_unseen = 0
 

@@ -25,6 +25,7 @@ from spatial_v2a.checkpoint import (
 from spatial_v2a.config import Config
 from spatial_v2a.frame_stream import FrameStream, find_frame_stream
 from spatial_v2a.generator import Generator
+from spatial_v2a.pan_width import widened
 
 
 class SpatialV2A(nn.Module):
@@ -54,16 +55,12 @@ class SpatialV2A(nn.Module):
     def denormalize(self, latents: Tensor, *, pan_strength: float = 1.0) -> Tensor:
         """Latents to decode, of normalised ones [..., D] as they are drawn.
 
-        The inverse of `normalize`, with the pan widened by the sampler's `pan_gain` times
-        `pan_strength`; 0 makes both channels the same.
+        The inverse of `normalize`, with the pan widened as the sampler says (`pan_width.py`)
+        and then `pan_strength` times; 0 makes both channels the same.
         """
-        latents = latents * self.latent_std_D + self.latent_mean_D
-        num_odd = self.config.autoencoder.num_odd_latents
-        gain = pan_strength * self.config.sampler.pan_gain
-        if gain == 1.0:
-            return latents
-        even, odd = split_latents(latents, num_odd)
-        return torch.cat((even, gain * odd), dim=-1)
+        even, odd = split_latents(latents, self.config.autoencoder.num_odd_latents)
+        wide = torch.cat((even, pan_strength * widened(odd, self.config.sampler)), dim=-1)
+        return wide * self.latent_std_D + self.latent_mean_D
 
     @torch.no_grad()
     def set_latent_statistics(self, mean_D: Tensor, std_D: Tensor) -> None:

@@ -29,6 +29,8 @@ class SamplerConfig(StrictConfig):
             picture then gives exactly the swapped channels. Twice the rows, no second pass.
         pan_gain: widens the odd dimensions of what is drawn. An answer that averages over what may
             be lies nearer the middle than what is; chosen by the azimuth error on validation clips.
+        pan_bend: how much more that widens what lies far to a side: odd dimensions of root mean
+            square r (normalised) are widened by pan_gain + pan_bend r^2 (`pan_width.py`).
         rho: curvature of the noise schedule (Karras et al. 2022, equation 5).
     """
 
@@ -43,4 +45,5 @@ class SamplerConfig(StrictConfig):
     max_radius: float | None = Field(default=None, gt=0)
     is_symmetric: bool = False
     pan_gain: float = Field(default=1.0, ge=0, le=4)
+    pan_bend: float = Field(default=0.0, ge=0, le=1)
     rho: float = Field(default=7.0, gt=0)

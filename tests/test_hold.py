@@ -195,6 +195,17 @@ def test_a_silenced_object_is_never_held_and_ends_the_hold_of_its_like() -> None
     assert hold.step([], silenced=[box(6)]) == [], "most likely it is 5"
 
 
+def test_who_was_never_sure_is_not_held_beside_one_that_is() -> None:
+    """Scenery that looked like an object for a moment goes on as nothing; a far object does."""
+    for score, held in ((0.5, []), (0.8, [2])):
+        sure = box(1, score=0.9)
+        hold = BoxHold(hold_s=1.0)
+        for _ in range(8):
+            hold.step([sure, box(2, cx=0.9, class_index=5, score=score)])
+        assert ids(hold.step([sure])) == [1, *held]
+        assert ids(hold.step([]))[-1] == 2, "with nobody surer in view it is what there is"
+
+
 def test_what_is_forgotten_is_not_held() -> None:
     hold = BoxHold(hold_s=1.0)
     for _ in range(4):

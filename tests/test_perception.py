@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from spatial_v2a.conditioning import tracking
 from spatial_v2a.conditioning.box_fields import slots_of
 from spatial_v2a.conditioning.bundle import EXTRACT_BATCH, Perception
 from spatial_v2a.conditioning.depth import (
@@ -82,9 +83,10 @@ def test_steps_give_what_a_whole_clip_gives(seeing: Perception, frames_THWC: np.
 
 
 def test_a_look_gives_the_boxes_of_every_tick_with_its_features(
-    seeing: Perception, frames_THWC: np.ndarray
+    seeing: Perception, frames_THWC: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over more than one batch of the encoders; what has no slot is among the boxes, too."""
+    monkeypatch.setattr(tracking, "SURE_SHARE", 0.0)  # random weights are sure of nothing
     frames_THWC = np.concatenate([frames_THWC] * 7)
     assert len(frames_THWC) > EXTRACT_BATCH
     seen = list(seeing.look(iter(frames_THWC), fov_deg=90.0))
@@ -285,6 +287,31 @@ def test_weak_boxes_alone_carry_a_track_on_for_a_second() -> None:
     (strong,) = tracker.step(detections((0.5, 0.5, 0.8, 1)))
     assert strong.track_id == 1, "it was hidden, not forgotten"
     assert len(tracker.step(detections((0.5, 0.5, 0.4, 1)))) == 1
+
+
+def test_what_is_hardly_an_object_is_not_shown_beside_a_sure_one() -> None:
+    """Alone it is: far objects have such scores, too."""
+    tracker = BoxTracker(new_track_score=0.7)
+    sure, doubtful = (0.2, 0.5, 0.9, 1), (0.7, 0.5, 0.55, 2)
+    tracker.step(detections(sure, (0.7, 0.5, 0.75, 2)))
+    shown = [[b.class_index for b in tracker.step(detections(sure, doubtful))] for _ in range(20)]
+    assert shown[0] == [1, 2], "one look is not enough to doubt it"
+    assert shown[-1] == [1]
+    for _ in range(10):
+        alone = tracker.step(detections(doubtful))
+    assert [b.class_index for b in alone] == [2]
+    surer = (0.7, 0.5, 0.8, 2)
+    shown = [[b.class_index for b in tracker.step(detections(sure, surer))] for _ in range(20)]
+    assert sorted(shown[-1]) == [1, 2], "looked at well it counts again"
+
+
+def test_what_is_looked_for_in_vain_goes_on_more_slowly() -> None:
+    tracker = BoxTracker(new_track_score=0.3)
+    for tick in range(20):
+        tracker.step(detections((0.2 + 0.01 * tick, 0.5, 0.9, 1)))
+    unseen = [tracker.step(detections())[0].cx for _ in range(5)]
+    steps = np.diff(unseen)
+    assert steps == pytest.approx(0.01 * 0.8 ** np.arange(1, 5), rel=0.05)
 
 
 def test_tracks_move_on_while_nobody_looks() -> None:

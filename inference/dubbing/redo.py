@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spatial_v2a.autoencoder import split_latents
 from spatial_v2a.inference.dub import Dubber, DubResult, told_as_user_error
 from spatial_v2a.inference.dubbing.finishing import Finish, plan_finish
 from spatial_v2a.inference.dubbing.mixing import Extent, mixed_pieces
@@ -22,6 +23,7 @@ from spatial_v2a.inference.dubbing.splice import AacPackets
 from spatial_v2a.inference.dubbing.take_files import FinishedTake, write_file
 from spatial_v2a.inference.engine import engine_threads
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.pan_width import narrowed
 from spatial_v2a.stereo import StereoMeter, summarize
 from spatial_v2a.timing import TIMING
 
@@ -71,17 +73,16 @@ def history_latents(model: SpatialV2A, audio_LC: np.ndarray, *, pan_strength: fl
     Args:
         model: whose autoencoder encodes.
         audio_LC: float32 [L, 2], whole ticks.
-        pan_strength: the pan of the sound was widened by it, times the sampler's own gain.
+        pan_strength: the pan of the sound was widened by it, beside the sampler's own widening.
     """
     device = model.latent_mean_D.device
     audio_1CL = torch.from_numpy(np.ascontiguousarray(audio_LC.T))[None].to(device)
     with torch.inference_mode():
         latents_TD = model.autoencoder.encode(audio_1CL).mean_BTD[0]
-    gain = pan_strength * model.config.sampler.pan_gain
-    odd = slice(latents_TD.shape[-1] - model.config.autoencoder.num_odd_latents, None)
-    narrowed_TD = latents_TD.clone()
-    narrowed_TD[:, odd] = narrowed_TD[:, odd] / gain if gain else 0.0
-    return model.normalize(narrowed_TD)
+    wide_TD = model.normalize(latents_TD)
+    even_TD, odd_TD = split_latents(wide_TD, model.config.autoencoder.num_odd_latents)
+    odd_TD = odd_TD / pan_strength if pan_strength else torch.zeros_like(odd_TD)
+    return torch.cat((even_TD, narrowed(odd_TD, model.config.sampler)), dim=-1)
 
 
 def _draw(
