@@ -28,6 +28,7 @@ from spatial_v2a.conditioning.hold import BoxHold
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
 from spatial_v2a.conditioning.scene_cuts import SceneCuts
 from spatial_v2a.conditioning.tracking import BoxTracker
+from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.weights import read_weights
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
 from spatial_v2a.features import FrameFeatures
@@ -380,7 +381,7 @@ def _load_depth(folder: Path, config: PerceptionConfig) -> DepthEncoder:
 
 
 def _load_detector(folder: Path, config: PerceptionConfig) -> BoxDetector:
-    num_classes = config.num_classes
+    num_classes, names = config.num_classes, vocabulary_names(config.boxes.vocabulary)
     if config.boxes_from == "rtdetr":
         settings = config.rtdetr
         if settings.source is not None:
@@ -388,10 +389,10 @@ def _load_detector(folder: Path, config: PerceptionConfig) -> BoxDetector:
         else:
             model = build_rtdetr(settings, num_classes=num_classes)
             read_weights(folder, "rtdetr", model)
-        return RtDetrDetector(settings, model, num_classes=num_classes)
+        return RtDetrDetector(settings, model, names=names)
     if config.detector.source is not None:
         model = load_published_yolo11(config.detector.source)
     else:
         model = build_yolo11(config.detector, num_classes=num_classes)
         read_weights(folder, "detector", model)
-    return YoloDetector(config.detector, model, num_classes=num_classes)
+    return YoloDetector(config.detector, model, names=names)

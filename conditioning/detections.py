@@ -97,13 +97,18 @@ def select_boxes(y_BCN: Tensor, settings: BoxSettings, aspect: float) -> list[De
 
 
 class BoxDetector(FrozenEncoder):
-    """A frozen detector; a subclass sets `settings` and `model`.
+    """A frozen detector; a subclass sets `settings`, `names` and `model`.
 
     Its `forward` takes pictures in 0..1 and gives centres and sizes in input pixels and class
     scores, [B, 4 + classes, N].
+
+    Attributes:
+        settings: input size and thresholds.
+        names: its classes; the position is the class index of its detections.
     """
 
     settings: BoxSettings
+    names: tuple[str, ...]
 
     def example(self) -> Tensor:
         """One black picture."""

@@ -81,17 +81,19 @@ class RtDetrDetector(BoxDetector):
     Args:
         settings: input size and thresholds.
         model: RTDetrForObjectDetection or one of its successors, with its weights.
-        num_classes: size of the configured vocabulary, which the weights must share.
+        names: one for each class that the weights know, in their order.
     """
 
-    def __init__(self, settings: RtDetrSettings, model: nn.Module, *, num_classes: int) -> None:
+    def __init__(
+        self, settings: RtDetrSettings, model: nn.Module, *, names: tuple[str, ...]
+    ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.names = settings, names
         known: Any = model.config.num_labels
-        if known != num_classes:
+        if known != len(names):
             raise UserError(
                 f"the detector knows {known} classes, vocabulary {settings.vocabulary!r} has "
-                f"{num_classes}; set perception.rtdetr.vocabulary to match the weights"
+                f"{len(names)}; set perception.rtdetr.vocabulary to match the weights"
             )
         for part in model.modules():
             # The tracer asks every part for its loss, and transformers warns where there is none.

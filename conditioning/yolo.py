@@ -82,17 +82,19 @@ class YoloDetector(BoxDetector):
     Args:
         settings: input size and thresholds.
         model: a DetectionModel with its weights; it is fused (batch norms folded) here.
-        num_classes: size of the configured vocabulary, which the weights must share.
+        names: one for each class that the weights know, in their order.
     """
 
-    def __init__(self, settings: DetectorSettings, model: nn.Module, *, num_classes: int) -> None:
+    def __init__(
+        self, settings: DetectorSettings, model: nn.Module, *, names: tuple[str, ...]
+    ) -> None:
         super().__init__()
-        self.settings = settings
+        self.settings, self.names = settings, names
         head: Any = model.model[-1]
-        if head.nc != num_classes:
+        if head.nc != len(names):
             raise UserError(
                 f"the detector knows {head.nc} classes, vocabulary {settings.vocabulary!r} has "
-                f"{num_classes}; set perception.detector.vocabulary to match the weights"
+                f"{len(names)}; set perception.detector.vocabulary to match the weights"
             )
         self.model = model.eval().fuse(verbose=False)
         self.freeze()

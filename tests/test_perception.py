@@ -20,6 +20,7 @@ from spatial_v2a.conditioning.detections import Detections, letterbox, select_bo
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.conditioning.tracking import BoxTracker
+from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.weights import WEIGHTS_NAME, write_weights
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, import_ultralytics
 from spatial_v2a.config import load_config
@@ -220,7 +221,7 @@ def test_wrong_detector_sources_and_vocabularies(config: PerceptionConfig, tmp_p
         )
     model = build_yolo11(config.detector, num_classes=3)
     with pytest.raises(UserError, match="knows 3 classes"):
-        YoloDetector(config.detector, model, num_classes=config.num_classes)
+        YoloDetector(config.detector, model, names=vocabulary_names(config.detector.vocabulary))
 
 
 def test_relative_depth_does_not_depend_on_scale() -> None:

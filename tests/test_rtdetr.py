@@ -26,6 +26,7 @@ from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.openvino_graph import has_openvino
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
+from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.conditioning.yolo import YoloDetector
 from spatial_v2a.config import load_config
@@ -54,7 +55,7 @@ def detector(settings: RtDetrSettings) -> RtDetrDetector:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = shaken(build_rtdetr(settings, num_classes=NUM_CLASSES), scale=0.3)
-    return RtDetrDetector(settings, model, num_classes=NUM_CLASSES)
+    return RtDetrDetector(settings, model, names=CLASS_NAMES)
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def test_boxes_are_those_of_the_published_processor(
 def test_the_compiled_network_finds_the_same(
     settings: RtDetrSettings, detector: RtDetrDetector, frame_BHWC: torch.Tensor
 ) -> None:
-    compiled = RtDetrDetector(settings, detector.model, num_classes=NUM_CLASSES)
+    compiled = RtDetrDetector(settings, detector.model, names=CLASS_NAMES)
     compiled.optimize()
     (plain,), (fast,) = detector.detect(frame_BHWC), compiled.detect(frame_BHWC)
     np.testing.assert_allclose(fast.corners_K4, plain.corners_K4, atol=1e-4)
@@ -116,7 +117,7 @@ def test_it_learns_one_picture(settings: RtDetrSettings, tmp_path: Path) -> None
         after = sum(float(v.detach()) for v in rtdetr_loss(model.train(), batch).values())
     assert after < 0.5 * before
     picture_BHWC = (x_BCHW[:1].permute(0, 2, 3, 1) * 255).to(torch.uint8)
-    found = RtDetrDetector(settings, loop.ema, num_classes=NUM_CLASSES).detect(picture_BHWC)[0]
+    found = RtDetrDetector(settings, loop.ema, names=CLASS_NAMES).detect(picture_BHWC)[0]
     assert found.class_K[0] == 5
     np.testing.assert_allclose(found.corners_K4[0], [0.5, 0.25, 0.875, 0.75], atol=0.1)
 
@@ -179,11 +180,13 @@ def test_published_networks_load_from_a_folder(
 ) -> None:
     make(80).save_pretrained(tmp_path)
     coco = settings.model_copy(update={"source": str(tmp_path), "vocabulary": "coco"})
-    detector = RtDetrDetector(coco, load_published_rtdetr(coco.source), num_classes=80)
+    detector = RtDetrDetector(
+        coco, load_published_rtdetr(coco.source), names=vocabulary_names("coco")
+    )
     (found,) = detector.detect(frame_BHWC)
     assert found.corners_K4.shape == (len(found.score_K), 4) and len(found.score_K) > 0
     with pytest.raises(UserError, match="knows 80 classes"):
-        RtDetrDetector(settings, detector.model, num_classes=NUM_CLASSES)
+        RtDetrDetector(settings, detector.model, names=CLASS_NAMES)
 
 
 def test_other_networks_and_missing_folders_are_refused(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def score_detector(
         map50, map50_95, and ap50 per class name (classes that occur).
     """
     permissive = settings.model_copy(update={"score_threshold": 0.01})
-    detector = YoloDetector(permissive, model, num_classes=len(CLASS_NAMES))
+    detector = YoloDetector(permissive, model, names=CLASS_NAMES)
     found = [detector.detect(torch.from_numpy(frame.image_HWC[None]))[0] for frame in frames]
     return score_detections(found, frames)
 

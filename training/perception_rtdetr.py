@@ -45,6 +45,6 @@ def score_rtdetr(
 ) -> dict[str, Any]:
     """Mean average precision over frames, by the same code as of the other detector."""
     permissive = settings.model_copy(update={"score_threshold": 0.01})
-    detector = RtDetrDetector(permissive, model, num_classes=len(CLASS_NAMES))
+    detector = RtDetrDetector(permissive, model, names=CLASS_NAMES)
     found = [detector.detect(torch.from_numpy(frame.image_HWC[None]))[0] for frame in frames]
     return score_detections(found, frames)

@@ -14,6 +14,7 @@ from spatial_v2a.conditioning.depth import DepthEncoder, build_depth
 from spatial_v2a.conditioning.detections import BoxDetector
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr
+from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11
 from spatial_v2a.config import load_config, preset_names
 from spatial_v2a.errors import UserError
@@ -114,16 +115,16 @@ def _random_depth(settings: DepthSettings) -> DepthEncoder:
 
 
 def _random_detector(config: PerceptionConfig) -> BoxDetector:
-    num_classes = config.num_classes
+    num_classes, names = config.num_classes, vocabulary_names(config.boxes.vocabulary)
     if config.boxes_from == "rtdetr":
         if config.rtdetr.source is not None:
             raise _unknown_source(config.rtdetr.source)
         model = build_rtdetr(config.rtdetr, num_classes=num_classes)
-        return RtDetrDetector(config.rtdetr, model, num_classes=num_classes)
+        return RtDetrDetector(config.rtdetr, model, names=names)
     settings = config.detector
     sizes = _published(PUBLISHED_DETECTOR, settings.source)
     model = build_yolo11(settings.model_copy(update=sizes), num_classes=num_classes)
-    return YoloDetector(settings, model, num_classes=num_classes)
+    return YoloDetector(settings, model, names=names)
 
 
 def _published(sizes: dict[str, dict], source: str | None) -> dict:
