@@ -1,7 +1,7 @@
 """Traced networks run by OpenVINO on one CPU thread, in about half of PyTorch's time.
 
-It is optional (`pip install "spatial-v2a[cpu]"`); where it is missing, or where the environment has
-SPATIAL_V2A_OPENVINO=0, the traced network runs in PyTorch.
+It is optional (the extra `cpu`, which `make` installs); where it is missing, or where the
+environment has SPATIAL_V2A_OPENVINO=0, the traced network runs in PyTorch.
 """
 
 import importlib.util

@@ -6,16 +6,10 @@ import os
 import signal
 import sys
 
-import typer
-
-from spatial_v2a.errors import UserError
+from spatial_v2a.conditioning.console import build_command, new_app, run_app
 from spatial_v2a.inference.command_options import keep_command_line
 
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Sound for silent video: stereo that follows the source.",
-)
+app = new_app(help="Sound for silent video: stereo that follows the source.")
 
 
 def _register_dub() -> None:
@@ -112,25 +106,9 @@ _M_ARENA_MAX = -8  # malloc.h
 def run(arguments: list[str]) -> int:
     """Runs the command line and returns its exit code."""
     keep_command_line(arguments)
-    command = typer.main.get_command(app)
-    try:
-        code = command.main(
-            args=arguments or ["--help"], prog_name="spatial-v2a", standalone_mode=False
-        )
-        return code if isinstance(code, int) else 0
-    except UserError as error:
-        return _refuse(str(error))
-    except _USAGE_ERROR as error:
-        return _refuse(f"{error.format_message()} See spatial-v2a --help")
-    except (typer.Abort, KeyboardInterrupt):
-        print("stopped; no unfinished file is left", file=sys.stderr)
-        return 130
-
-
-# Typer carries its own copy of click and exports only this subclass of its usage errors.
-_USAGE_ERROR = typer.BadParameter.__mro__[1]
-
-
-def _refuse(message: str) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-    return 2
+    return run_app(
+        lambda: build_command(app),
+        arguments or ["--help"],
+        prog_name="spatial-v2a",
+        stopped="stopped; no unfinished file is left",
+    )

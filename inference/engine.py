@@ -19,6 +19,7 @@ from torch import Tensor
 
 from spatial_v2a.conditioning.openvino_graph import has_openvino
 from spatial_v2a.errors import UserError
+from spatial_v2a.extras import install_command
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.graphed import GraphedPasses
 from spatial_v2a.inference.inductor import InductorPasses
@@ -266,8 +267,8 @@ def _kind_of_passes(
         return partial(OpenVinoPasses, weights=weights)
     if weights == "int8":
         raise UserError(
-            "int8 weights need OpenVINO, a CPU, float32 and no torch.compile: pip install"
-            " 'spatial-v2a[cpu]', or ask for float32 weights"
+            "int8 weights need OpenVINO, a CPU, float32 and no torch.compile; ask for float32"
+            f" weights, or install OpenVINO with: {install_command('cpu')}"
         )
     if not is_compiled:
         return partial(Passes, is_narrow=is_narrow)

@@ -4,6 +4,7 @@ Names are imported on first use, so that command lines answer `--help` without l
 """
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -37,10 +38,12 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("spatial-v2a")
     if name not in _HOME:
         raise AttributeError(f"module 'spatial_v2a' has no attribute '{name}'")
     return getattr(import_module(f"spatial_v2a.{_HOME[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    return sorted([*globals(), *__all__, "__version__"])

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.extras import install_command
 
 AttentionBackend = Literal["sdpa", "xformers"]
 # xformers reads a bias in rows whose length is a multiple of this.
@@ -52,8 +53,8 @@ def set_attention_backend(model: nn.Module, backend: AttentionBackend) -> None:
     if backend == "xformers":
         if importlib.util.find_spec("xformers") is None:
             raise UserError(
-                "attention by xformers needs the package: pip install 'spatial-v2a[xformers]', or"
-                " take sdpa"
+                "attention by xformers needs the package; take sdpa, or install it with:"
+                f" {install_command('xformers')}"
             )
         device = next(model.parameters()).device
         if device.type != "cuda":

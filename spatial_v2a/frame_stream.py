@@ -71,8 +71,8 @@ def find_frame_stream(group: str = GROUP) -> FrameStreamFactory:
     points = sorted(_registered(group), key=lambda point: point.name)
     if not points:
         raise UserError(
-            f"nothing is registered to run a stream (entry point group {group}); install the"
-            " package again, e.g. pip install -e ."
+            f"nothing is registered to run a stream (entry point group {group}); run make"
+            " setup in the clone again, or pip install -e . there"
         )
     return points[0].load()
 

@@ -15,6 +15,7 @@ import soundfile
 
 from spatial_v2a import Config
 from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.extras import install_command
 from spatial_v2a.inference.cli import run
 from spatial_v2a.inference.dub import Dubber
 from spatial_v2a.inference.engine import EngineSettings
@@ -159,7 +160,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
 def test_speakers_without_sounddevice_are_refused(clip, checkpoint, capfd, monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     assert live("--source", clip, "--checkpoint", checkpoint) == 2
-    assert 'pip install "spatial-v2a[live]"' in capfd.readouterr().err
+    assert "install it with: " + install_command("live") in capfd.readouterr().err
 
 
 def test_a_file_of_live_sound_is_marked_and_signed(tmp_path, clip, checkpoint, capfd) -> None:

@@ -145,7 +145,7 @@ def test_a_device_that_runs_at_another_speed_does_not_click(speed: float) -> Non
 
 def test_speakers_without_package_library_or_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(UserError, match=r"pip install .*spatial-v2a\[live\]"):
+    with pytest.raises(UserError, match="pip install .*sounddevice>=0.5"):
         Speakers()
 
     class PortAudioError(Exception):

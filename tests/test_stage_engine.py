@@ -12,7 +12,7 @@ from spatial_v2a.inference.evaluation.onsets import onset_times_s
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.stage.plan import ClipPlan, RecordingSettings, resolve_maps
 
-pytest.importorskip("vizdoom", reason="vizdoom is not installed: extra spatial-v2a[train]")
+pytest.importorskip("vizdoom", reason="vizdoom is not installed")
 
 from spatial_v2a.training.stage import record as record_module  # noqa: E402
 from spatial_v2a.training.stage.capture import MESSAGE_ARGUMENTS  # noqa: E402

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from spatial_v2a.errors import UserError
+from spatial_v2a.conditioning.console import build_command, new_app, run_app
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = new_app(help="Record, prepare and train: what the models of spatial-v2a are made with.")
 
 ConfigName = Annotated[str, typer.Option(help="Preset name or YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, section.key=value.")]
@@ -150,8 +150,14 @@ _register_commands()
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    try:
-        app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command line and returns its exit code."""
+    return run_app(
+        lambda: build_command(app),
+        arguments or ["--help"],
+        prog_name="spatial-v2a-train",
+        stopped="stopped; the same command goes on from the last checkpoint",
+    )

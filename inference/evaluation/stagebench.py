@@ -169,7 +169,7 @@ def _recorder() -> str:
     found = shutil.which("spatial-v2a-train", path=str(beside)) or shutil.which("spatial-v2a-train")
     if found is None:
         raise UserError(
-            f"no spatial-v2a-train program in {beside}; install spatial-v2a[train], or give "
-            "recorded clips with --data"
+            f"no spatial-v2a-train program in {beside}; run make setup in the clone again, or give"
+            " recorded clips with --data"
         )
     return found

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.extras import install_command
 from spatial_v2a.inference.live.conceal import FADE_IN_SAMPLES, Concealer, rise
 from spatial_v2a.timing import TIMING
 
 # Sound that waits before the first sample is heard, and the most that may wait.
 CUSHION_SAMPLES = 2 * TIMING.samples_per_tick
 MAX_SAMPLES = 6 * TIMING.samples_per_tick
-REMEDY = 'install it with: pip install "spatial-v2a[live]"'
 
 
 class SampleFifo:
@@ -130,7 +130,10 @@ def _import_sounddevice() -> Any:
     try:
         import sounddevice
     except ImportError as error:
-        raise UserError(f"--sink speakers needs the package sounddevice; {REMEDY}") from error
+        raise UserError(
+            "--sink speakers needs the package sounddevice; install it with:"
+            f" {install_command('live')}"
+        ) from error
     except OSError as error:
         raise UserError(
             f"--sink speakers needs the PortAudio library ({error}); install it, e.g. apt install"

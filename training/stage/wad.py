@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.extras import install_command
 
 MAP_NAME = re.compile(r"MAP\d\d|E\dM\d")
 
@@ -72,7 +73,7 @@ def freedoom_path(name: str) -> Path:
     """Path of freedoom1.wad or freedoom2.wad inside the installed vizdoom package."""
     spec = find_spec("vizdoom")
     if spec is None or spec.origin is None:
-        raise UserError("vizdoom is not installed; install the extra: spatial-v2a[train]")
+        raise UserError(f"vizdoom is not installed; install it with: {install_command('train')}")
     path = Path(spec.origin).parent / name
     if not path.is_file():
         raise UserError(f"{path} is missing; reinstall the vizdoom package")
