@@ -31,6 +31,7 @@ from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.weights import read_weights
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
+from spatial_v2a.errors import as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import slide_turn_deg
 from spatial_v2a.perception_config import PerceptionConfig
@@ -144,7 +145,7 @@ class Perception:
         Raises:
             UserError: weights are missing, corrupt or of another shape.
         """
-        wanted, folder = set(streams), Path(folder)
+        wanted, folder = set(as_tuple(streams, name="streams")), Path(folder)
         if unknown := wanted - set(STREAMS):
             raise ValueError(f"unknown streams {sorted(unknown)}; choose from {STREAMS}")
         dino = _load_dino(folder, config) if "dino" in wanted else None

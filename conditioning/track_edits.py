@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from spatial_v2a.conditioning.box_fields import FORGET_AFTER_S, Box
-from spatial_v2a.errors import UserError
+from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import azimuth_rad, nearness_in_boxes
 from spatial_v2a.timing import TIMING
@@ -82,7 +82,11 @@ def parse_edits(
     Raises:
         UserError: a text is not `ID:DEGREES`, or edits contradict each other.
     """
-    edits = TrackEdits(tuple(mute), tuple(solo), tuple(_move(text) for text in move))
+    edits = TrackEdits(
+        as_tuple(mute, name="mute"),
+        as_tuple(solo, name="solo"),
+        tuple(_move(text) for text in as_tuple(move, name="move")),
+    )
     return edits if edits.ids else None
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from spatial_v2a.conditioning.track_edits import TrackEdits
 from spatial_v2a.conditioning.video import VideoSource, open_video
-from spatial_v2a.errors import UserError
+from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.inference.dubbing.mixing import Extent, MixSettings, mix_extent
 from spatial_v2a.inference.files import check_writable
 from spatial_v2a.inference.marking.provenance import needs_sidecar, sidecar_of
@@ -127,6 +127,7 @@ def plan_jobs(
     Raises:
         UserError: anything that would stop the work later.
     """
+    videos = list(as_tuple(videos, name="videos"))
     if not videos:
         raise UserError("no video given; name at least one file")
     if len(videos) > 1 and given is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.errors import UserError
+from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine import Engine, EngineSettings, Weights, engine_threads
 from spatial_v2a.model import SpatialV2A
@@ -64,7 +64,7 @@ class Stream:
             nfe=nfe,
             guidance=guidance,
             spatial_guidance=spatial_guidance,
-            without=tuple(without),
+            without=as_tuple(without, name="without"),
             weights=weights,
         )
         self.model = model

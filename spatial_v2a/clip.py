@@ -20,7 +20,7 @@ import webdataset
 from numpy.typing import NDArray
 from PIL import Image
 
-from spatial_v2a.errors import UserError
+from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.geometry import nearness_from_buffer
 from spatial_v2a.timing import TIMING
 
@@ -165,7 +165,7 @@ def read_shards(paths: Iterable[str | Path]) -> Iterator[Clip]:
     Raises:
         UserError: a shard is missing, or a sample lacks a part of the clip format.
     """
-    names = [str(p) for p in paths]
+    names = [str(p) for p in as_tuple(paths, name="paths")]
     for name in names:
         if not Path(name).is_file():
             raise UserError(f"shard {name} does not exist; record it or correct the path")

@@ -11,7 +11,7 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from spatial_v2a.autoencoder import AutoencoderConfig
-from spatial_v2a.errors import UserError
+from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.generator import GeneratorConfig
 from spatial_v2a.perception_config import DetectorName, PerceptionConfig
 from spatial_v2a.sampler_config import SamplerConfig
@@ -121,7 +121,7 @@ def parse_config(text: str, *, where: str, overrides: list[str] | None = None) -
     data = _parse_yaml(text, where)
     if not isinstance(data, dict):
         raise UserError(f"{where} holds {type(data).__name__}, not a mapping of sections")
-    for override in overrides or []:
+    for override in as_tuple(overrides or (), name="overrides"):
         _apply(data, override)
     version = data.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:

@@ -80,3 +80,15 @@ def test_the_shell_completes(name: str, words: list[str], expected: set[str]) ->
     }
     done = subprocess.run([script], env=os.environ | asked, capture_output=True, text=True)
     assert set(done.stdout.split()) == expected, done.stderr
+
+
+@pytest.mark.parametrize("command", ["vae", "diffusion", "consistency"])
+def test_a_run_without_shards_prints_no_config_first(command: str, tmp_path: Path, capsys) -> None:
+    """It used to come behind 250 lines of YAML, with a run folder left."""
+    (tmp_path / "data").mkdir()
+    words = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "run"), "--config", "tiny"]
+    init = ["--init", "stage"] if command != "vae" else []
+    assert training_cli.run([command, *words, *init]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: no shards") and not said.out
+    assert not (tmp_path / "run").exists()

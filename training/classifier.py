@@ -5,7 +5,6 @@ Legend: B windows, C audio channels, L samples, M mel bands, T spectrum frames, 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -181,18 +180,3 @@ def accuracy(windows: WindowSet, model: SoundClassifier) -> Accuracy:
             for label in windows.label_B.unique()
         },
     )
-
-
-def shard_paths(folders: list[Path]) -> list[Path]:
-    """The .tar shards below some folders, sorted within each.
-
-    Raises:
-        UserError: when a folder holds none.
-    """
-    paths = []
-    for folder in folders:
-        found = sorted(folder.rglob("*.tar"))
-        if not found:
-            raise UserError(f"no .tar shards in {folder}; record some: `spatial-v2a-train record`")
-        paths += found
-    return paths

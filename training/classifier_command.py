@@ -20,9 +20,9 @@ from spatial_v2a.training.classifier import (
     accuracy,
     collect_windows,
     default_config,
-    shard_paths,
     train_classifier,
 )
+from spatial_v2a.training.shards import shard_paths
 
 
 def classifier(

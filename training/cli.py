@@ -36,7 +36,15 @@ def vae(
     from spatial_v2a.training.run import prepare_run, report
     from spatial_v2a.training.vae import train_vae
 
-    resolved = prepare_run(config, overrides, out, threads=threads, dry_run=dry_run)
+    resolved = prepare_run(
+        config,
+        overrides,
+        out,
+        data=[*data, *(val or [])],
+        init=init,
+        threads=threads,
+        dry_run=dry_run,
+    )
     if resolved is not None:
         report(train_vae(resolved, data, val or [], out, init=init), out)
 
@@ -112,7 +120,15 @@ def _generator(
     from spatial_v2a.training.generator import train_generator
     from spatial_v2a.training.run import prepare_run, report
 
-    resolved = prepare_run(config, overrides, out, threads=threads, dry_run=dry_run)
+    resolved = prepare_run(
+        config,
+        overrides,
+        out,
+        data=[*data, *(val or [])],
+        init=init,
+        threads=threads,
+        dry_run=dry_run,
+    )
     if resolved is not None:
         figures = train_generator(
             resolved,

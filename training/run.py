@@ -8,9 +8,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from spatial_v2a.checkpoint import find_checkpoint
 from spatial_v2a.config import Config, config_to_yaml, load_config
 from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.training.shards import shard_paths
 
 log = logging.getLogger(__name__)
 
@@ -20,18 +22,34 @@ def prepare_run(
     overrides: list[str] | None,
     run_dir: Path,
     *,
+    data: list[Path],
+    init: Path | None,
     threads: int,
     dry_run: bool,
 ) -> Config | None:
-    """Resolves the config, prints it with parameter counts, and makes the run folder.
+    """Checks what a run needs, prints its config with parameter counts, and makes its folder.
+
+    Args:
+        preset_or_path, overrides: as for `load_config`.
+        run_dir: where the run is kept.
+        data: folders of shards, those for validation too; a dry run needs none.
+        init: checkpoint to start from.
+        threads: of PyTorch on the CPU; 0 keeps its own choice.
+        dry_run: stop after printing.
 
     Returns:
         The config, or None after a dry run.
     Raises:
-        UserError: bad config, or `run_dir` cannot be made or holds a run of another config.
+        UserError: bad config, no shards, no checkpoint, or `run_dir` cannot be made or holds a run
+            of another config; before anything is printed.
     """
     config = load_config(preset_or_path, overrides)
     text = config_to_yaml(config)
+    if not dry_run:
+        shard_paths(data)
+        if init is not None:
+            find_checkpoint(init)
+        _claim(run_dir, text)
     console = Console()
     console.print(text, markup=False, highlight=False)
     console.print(parameter_table(config))
@@ -39,6 +57,11 @@ def prepare_run(
         return None
     if threads:
         torch.set_num_threads(threads)
+    return config
+
+
+def _claim(run_dir: Path, text: str) -> None:
+    """Makes the run folder of a config, or refuses that of another."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -51,7 +74,6 @@ def prepare_run(
             f"{run_dir} holds a run with another config; use the same options or another --out"
         )
     saved.write_text(text)
-    return config
 
 
 def parameter_table(config: Config) -> Table:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from spatial_v2a.errors import UserError
+from spatial_v2a.errors import UserError, as_tuple
 
 
 class Part(NamedTuple):
@@ -15,6 +15,23 @@ class Part(NamedTuple):
     shard: Path
     offset: int
     num_bytes: int
+
+
+def shard_paths(folders: Sequence[Path | str]) -> list[Path]:
+    """The .tar shards below some folders, sorted within each.
+
+    Raises:
+        UserError: when a folder holds none.
+    """
+    paths = []
+    for folder in as_tuple(folders, name="folders"):
+        found = sorted(Path(folder).rglob("*.tar"))
+        if not found:
+            raise UserError(
+                f"no shards (*.tar) in {folder}; record some with spatial-v2a-train record"
+            )
+        paths += found
+    return paths
 
 
 class ShardIndex:
@@ -26,14 +43,8 @@ class ShardIndex:
 
     def __init__(self, folders: Sequence[Path | str]) -> None:
         self.parts: dict[str, dict[str, Part]] = {}
-        for folder in folders:
-            shards = sorted(Path(folder).rglob("*.tar"))
-            if not shards:
-                raise UserError(
-                    f"no shards (*.tar) in {folder}; record some with spatial-v2a-train record"
-                )
-            for shard in shards:
-                self._add(shard)
+        for shard in shard_paths(folders):
+            self._add(shard)
         self.keys = sorted(self.parts)
 
     def _add(self, shard: Path) -> None:

@@ -14,7 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
-from spatial_v2a.errors import UserError
+from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.inference.dub import Dubber, DubResult
 from spatial_v2a.inference.dubbing.object_mix import DEFAULT_OBJECTS, Objects
 from spatial_v2a.inference.dubbing.take_files import FinishedTake
@@ -116,7 +116,7 @@ def find_videos(words: Iterable[Path]) -> list[Path]:
         UserError: a folder without videos, or a pattern that fits nothing.
     """
     found: list[Path] = []
-    for word in words:
+    for word in as_tuple(words, name="words"):
         if word.is_dir():
             videos = sorted(path for path in word.iterdir() if _is_input(path))
             if not videos:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from spatial_v2a.errors import UserError
+from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.inference.files import check_writable, written_whole
 from spatial_v2a.inference.inspection.bearings import BearingTrack, BoxFinder, find_bearings
 from spatial_v2a.inference.inspection.measure import (
@@ -77,6 +77,7 @@ def plan_inspection(
     Raises:
         UserError: a file cannot be inspected, or a picture cannot be written.
     """
+    files = list(as_tuple(files, name="files"))
     tracks = [describe_track(path) for path in files]
     if out is not None:
         _make_folder(out)
