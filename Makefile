@@ -31,7 +31,7 @@ setup: $(STAMP)
 # --no-deps: the lock is complete, and nothing outside it may come in.
 $(STAMP): pyproject.toml requirements.lock training/stage/fetch_openal.sh
 	sh .ci/make_venv $(VENV) $(UV_VERSION)
-	$(VENV)/bin/uv pip install --python $(PYTHON) --no-deps -r requirements.lock
+	$(VENV)/bin/uv pip install --python $(PYTHON) --no-deps --compile-bytecode -r requirements.lock
 	$(VENV)/bin/uv pip install --python $(PYTHON) --no-deps --no-build-isolation -e .
 	mkdir -p $(YOLO_CONFIG_DIR)
 	sh training/stage/fetch_openal.sh $(PYTHON) $(OPENAL)

@@ -14,7 +14,8 @@ from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.conditioning.weights import FILE_OF
 from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError
-from spatial_v2a.training.perception_command import perception, recipe, train_part
+from spatial_v2a.training.perception import recipe, train_part
+from spatial_v2a.training.perception_command import perception
 from spatial_v2a.training.perception_data import FramePool, LabelledFrame, crop
 from spatial_v2a.training.perception_detector import score_detections
 from spatial_v2a.training.perception_loop import Budget, LoopSettings, PerceptionLoop, rate_at

@@ -6,11 +6,7 @@ Run: spatial-v2a-train ablate configs/ablations/spatial.yaml --data D --test T -
 from pathlib import Path
 from typing import Annotated
 
-import torch
 import typer
-
-from spatial_v2a.training.ablation import Inputs, load_plan, run_variant
-from spatial_v2a.training.ablation_report import write_ablation
 
 
 def ablate(
@@ -25,6 +21,11 @@ def ablate(
     threads: Annotated[int, typer.Option(help="CPU threads; 0 keeps torch's choice.")] = 0,
 ) -> None:
     """Trains and scores every variant of a grid on the same data, steps and seeds."""
+    import torch
+
+    from spatial_v2a.training.ablation import Inputs, load_plan, run_variant
+    from spatial_v2a.training.ablation_report import write_ablation
+
     grid = load_plan(plan)
     if threads:
         torch.set_num_threads(threads)

@@ -7,22 +7,15 @@ import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 
-from spatial_v2a.classifier import SoundClassifier
-from spatial_v2a.clip import read_shards
 from spatial_v2a.errors import UserError
-from spatial_v2a.training.classifier import (
-    WindowSet,
-    accuracy,
-    collect_windows,
-    default_config,
-    train_classifier,
-)
-from spatial_v2a.training.shards import shard_paths
+
+if TYPE_CHECKING:
+    from spatial_v2a.classifier import SoundClassifier
+    from spatial_v2a.training.classifier import WindowSet
 
 
 def classifier(
@@ -37,6 +30,18 @@ def classifier(
     max_per_clip: Annotated[int, typer.Option(min=1, help="Windows taken from a clip.")] = 6,
 ) -> None:
     """Trains the sound classifier on ground-truth audio and reports its accuracy."""
+    import torch
+
+    from spatial_v2a.classifier import SoundClassifier
+    from spatial_v2a.clip import read_shards
+    from spatial_v2a.training.classifier import (
+        accuracy,
+        collect_windows,
+        default_config,
+        train_classifier,
+    )
+    from spatial_v2a.training.shards import shard_paths
+
     paths = {"data": shard_paths(data), "val": shard_paths(val)}
     if test:
         paths["test"] = shard_paths(test)
@@ -63,7 +68,7 @@ def classifier(
     print(f"classifier: {out}")
 
 
-def _describe(name: str, windows: WindowSet, model: SoundClassifier) -> None:
+def _describe(name: str, windows: "WindowSet", model: "SoundClassifier") -> None:
     present = {model.config.class_names[i] for i in windows.label_B.tolist()}
     print(f"{name}: {len(windows.label_B)} windows of {len(present)} classes", flush=True)
     absent = sorted(set(model.config.class_names) - present)

@@ -4,18 +4,16 @@ Run the same command again to go on; clips already in the store are skipped.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
-from rich.progress import track
 
-from spatial_v2a.clip import Clip
-from spatial_v2a.conditioning.bundle import STREAMS, Perception
-from spatial_v2a.conditioning.store import FeatureStore
-from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError
-from spatial_v2a.training.shards import ShardIndex
+
+if TYPE_CHECKING:
+    from spatial_v2a.conditioning.bundle import Perception
+    from spatial_v2a.conditioning.store import FeatureStore
+    from spatial_v2a.training.shards import ShardIndex
 
 
 def extract_features(
@@ -24,12 +22,21 @@ def extract_features(
     store: Annotated[Path, typer.Option(help="Feature store to fill.")],
     config: Annotated[str, typer.Option(help="Preset name or YAML file.")] = "stage",
     limit: Annotated[int | None, typer.Option(help="Stop after this many clips.")] = None,
-    streams: Annotated[str, typer.Option(help="Streams to extract.")] = ",".join(STREAMS),
+    streams: Annotated[
+        str | None, typer.Option(help="Streams to extract, with commas.", show_default="all")
+    ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 keeps torch's choice.")] = 0,
     device: Annotated[str, typer.Option(help="Where the encoders run.")] = "cpu",
 ) -> None:
     """Fills a feature store with the detected features of clips."""
-    wanted = [name for name in streams.split(",") if name]
+    import torch
+
+    from spatial_v2a.conditioning.bundle import STREAMS, Perception
+    from spatial_v2a.conditioning.store import FeatureStore
+    from spatial_v2a.config import load_config
+    from spatial_v2a.training.shards import ShardIndex
+
+    wanted = list(STREAMS) if streams is None else [name for name in streams.split(",") if name]
     if not wanted or not set(wanted) <= set(STREAMS):
         raise UserError(f"--streams {streams} is wrong; choose among {','.join(STREAMS)}")
     if threads:
@@ -41,9 +48,17 @@ def extract_features(
 
 
 def fill_store(
-    store: FeatureStore, perception: Perception, index: ShardIndex, *, limit: int | None = None
+    store: "FeatureStore",
+    perception: "Perception",
+    index: "ShardIndex",
+    *,
+    limit: int | None = None,
 ) -> int:
     """Extracts the first `limit` clips of the index that the store lacks; returns how many."""
+    from rich.progress import track
+
+    from spatial_v2a.clip import Clip
+
     store.claim(perception)
     missing = [key for key in index.keys[:limit] if not store.has(key)]
     for key in track(missing, description="extracting", disable=not missing):

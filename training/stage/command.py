@@ -2,24 +2,14 @@
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.timing import TIMING
-from spatial_v2a.training.stage.plan import (
-    CLIPS_PER_SHARD,
-    LATEST_REVISION,
-    RecordingSettings,
-    num_clips_for,
-    resolve_maps,
-    resolve_scenarios,
-    ticks_for,
-)
-from spatial_v2a.training.stage.record import record as record_shards
+
+if TYPE_CHECKING:
+    from spatial_v2a.training.stage.plan import RecordingSettings
 
 
 def _settings(
@@ -30,9 +20,20 @@ def _settings(
     clip_seconds: float,
     sources: int | None,
     stems_share: float,
-    revision: int,
+    revision: int | None,
     prefix: str,
-) -> RecordingSettings:
+) -> "RecordingSettings":
+    from spatial_v2a.training.stage.plan import (
+        LATEST_REVISION,
+        RecordingSettings,
+        num_clips_for,
+        resolve_maps,
+        resolve_scenarios,
+        ticks_for,
+    )
+
+    if revision is None:
+        revision = LATEST_REVISION
     if hours <= 0:
         raise UserError(f"--hours {hours} must be positive")
     if sources is not None and not 0 <= sources <= 6:
@@ -73,13 +74,23 @@ def record(
         float, typer.Option(help="Share of the clips that also get every source alone.")
     ] = 0.0,
     revision: Annotated[
-        int, typer.Option(help="1 or 2 repeats the recordings of an earlier recorder.")
-    ] = LATEST_REVISION,
+        int | None,
+        typer.Option(
+            help="1 or 2 repeats the recordings of an earlier recorder.", show_default="latest"
+        ),
+    ] = None,
     prefix: Annotated[
         str, typer.Option(help="Begins every clip's key, for recordings that are read together.")
     ] = "",
 ) -> None:
     """Record Stage clips into webdataset shards; run the same command again to resume."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from spatial_v2a.timing import TIMING
+    from spatial_v2a.training.stage.plan import CLIPS_PER_SHARD
+    from spatial_v2a.training.stage.record import record as record_shards
+
     if workers < 1:
         raise UserError(f"--workers {workers} must be at least 1")
     settings = _settings(
