@@ -3,7 +3,10 @@
 Legend: B pictures, N candidates, K boxes; corners are x1, y1, x2, y2 as fractions of the picture.
 """
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
 
 import numpy as np
 import torch
@@ -16,6 +19,8 @@ from spatial_v2a.conditioning.frozen import FrozenEncoder, resize_frames
 from spatial_v2a.perception_config import BoxSettings
 
 PAD_GREY = 114
+# Input sizes are multiples of the coarsest stride.
+SIZE_STEP = 32
 MAX_CANDIDATES = 64
 
 
@@ -122,3 +127,54 @@ class BoxDetector(FrozenEncoder):
         x_BCHW = letterbox(frames_BHWC, height, width).to(device).float() / 255.0
         y_BCN = self.run(x_BCHW)
         return select_boxes(y_BCN, self.settings, frames_BHWC.shape[2] / frames_BHWC.shape[1])
+
+
+class FullyConvolutionalDetector(BoxDetector):
+    """A detector whose input takes the shape of the pictures, so that little of it is padding.
+
+    The larger side of its settings is the longer side of every input. What is compiled is compiled
+    for each shape when its first picture comes.
+    """
+
+    def freeze(self) -> None:
+        super().freeze()
+        self._is_optimized = False
+        self._compiled_of: dict[tuple[int, int], Callable[[Tensor], Tensor] | None] = {}
+
+    def optimize(self) -> None:
+        self._is_optimized = True
+
+    @contextmanager
+    def uncompiled(self) -> Iterator[None]:
+        is_optimized, self._is_optimized = self._is_optimized, False
+        try:
+            with super().uncompiled():
+                yield
+        finally:
+            self._is_optimized = is_optimized
+
+    def detect(self, frames_BHWC: Tensor) -> list[Detections]:
+        self._take_shape(*frames_BHWC.shape[1:3])
+        return super().detect(frames_BHWC)
+
+    def _take_shape(self, height: int, width: int) -> None:
+        longer_side = max(self.settings.image_height, self.settings.image_width)
+        size = input_size(height, width, longer_side=longer_side)
+        if size != (self.settings.image_height, self.settings.image_width):
+            update = {"image_height": size[0], "image_width": size[1]}
+            self.settings = self.settings.model_copy(update=update)
+        if not self._is_optimized:
+            return
+        if size not in self._compiled_of:
+            super().optimize()
+            self._compiled_of[size] = self._compiled
+        self._compiled = self._compiled_of[size]
+
+
+def input_size(height: int, width: int, *, longer_side: int) -> tuple[int, int]:
+    """Rows and columns, in pixels, of an input for pictures scaled to `longer_side`."""
+    scale = longer_side / max(height, width)
+    rows, columns = (
+        max(1, ceil(round(scale * side) / SIZE_STEP)) * SIZE_STEP for side in (height, width)
+    )
+    return rows, columns
