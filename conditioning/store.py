@@ -5,7 +5,6 @@ encoders and settings that made them, so that two kinds of features are never mi
 """
 
 import json
-import os
 import zipfile
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import torch
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.files import write_text, written_whole
 
 IDENTITY_NAME = "perception.json"
 
@@ -47,9 +47,7 @@ class FeatureStore:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_suffix(".partial")
-            partial.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-            os.replace(partial, path)
+            write_text(path, json.dumps(identity, indent=2) + "\n")
         except OSError as error:
             raise UserError(f"cannot write {path}: {error.strerror}; choose a folder") from error
 
@@ -64,10 +62,8 @@ class FeatureStore:
             value = tensor.half() if tensor.is_floating_point() else tensor
             arrays[name] = value.cpu().numpy()
         arrays["class_BTK"] = arrays["class_BTK"].astype(np.int16)
-        partial = self._path(key).with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, self._path(key))
+        with written_whole(self._path(key), overwrite=True) as draft:
+            np.savez(draft, **arrays)
 
     def load(self, key: str) -> FrameFeatures:
         """Features [1, T] of a clip, float32.

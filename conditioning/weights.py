@@ -6,7 +6,6 @@ A detector has a file of its own, for its licence may be another one:
     detector-rtdetr.safetensors  rtdetr.
 """
 
-import os
 from pathlib import Path
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from spatial_v2a.checkpoint import DETECTORS, PERCEPTION
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import written_whole
 
 WEIGHTS_NAME = f"{PERCEPTION}.safetensors"
 FILE_OF = {"dino": WEIGHTS_NAME, "depth": WEIGHTS_NAME} | {
@@ -39,10 +39,8 @@ def write_weights(folder: Path, prefix: str, model: nn.Module) -> Path:
         value = tensor.detach().cpu()
         value = value.to(torch.float16) if value.is_floating_point() else value
         tensors[f"{prefix}.{name}"] = value.contiguous().clone()
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata={"format": "pt"})
-    partial.chmod(0o644)
-    os.replace(partial, path)
+    with written_whole(path, overwrite=True) as draft:
+        save_file(tensors, draft, metadata={"format": "pt"})
     return path
 
 

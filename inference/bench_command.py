@@ -127,7 +127,7 @@ def bench(
             return report
 
         reports = sweep_streams(measure_streams) if sweep else [measure_streams(streams)]
-    _finish(reports, run, out=out, is_sweep=sweep, is_quiet=as_json)
+    _finish(reports, run, out=out, is_sweep=sweep, is_quiet=as_json, overwrite=overwrite)
 
 
 def _describe(subject: "Subject", settings: "EngineSettings", *, threads: int) -> dict:
@@ -156,7 +156,7 @@ def _describe(subject: "Subject", settings: "EngineSettings", *, threads: int) -
 
 def _prepare(out: Path | None, *, names: tuple[str, ...], overwrite: bool) -> None:
     """Refuses a folder that cannot take the files, before any work."""
-    from spatial_v2a.inference.files import check_writable
+    from spatial_v2a.files import check_writable
 
     if out is None:
         return
@@ -172,11 +172,17 @@ def _prepare(out: Path | None, *, names: tuple[str, ...], overwrite: bool) -> No
 
 
 def _finish(
-    reports: list["Report"], run: dict, *, out: Path | None, is_sweep: bool, is_quiet: bool
+    reports: list["Report"],
+    run: dict,
+    *,
+    out: Path | None,
+    is_sweep: bool,
+    is_quiet: bool,
+    overwrite: bool,
 ) -> None:
     """Writes the files and prints the last line."""
+    from spatial_v2a.files import Outputs
     from spatial_v2a.inference.benchmark.figures import PUBLISHED, PUBLISHED_NOTE
-    from spatial_v2a.inference.files import written_whole
 
     figures = [report.as_json() for report in reports]
     data = {"run": run, "published": {"note": PUBLISHED_NOTE, "rows": PUBLISHED}}
@@ -184,16 +190,19 @@ def _finish(
     line = json.dumps(data)
     written = []
     if out is not None:
-        with written_whole(out / JSON_NAME) as partial:
-            partial.write_text(line + "\n", "utf-8")
-        written.append(out / JSON_NAME)
-    if is_sweep:
-        from spatial_v2a.inference.benchmark.picture import draw_sweep
+        with Outputs(overwrite=overwrite) as outputs:
+            outputs.new(out / JSON_NAME).write_text(line + "\n", "utf-8")
+            written.append(out / JSON_NAME)
+            if is_sweep:
+                from spatial_v2a.inference.benchmark.picture import draw_sweep
 
-        title = f"{run['system']}, NFE {run['nfe']}, {run['name']}, threads: {run['threads']}"
-        with written_whole(out / PICTURE_NAME) as partial:
-            draw_sweep(partial, reports, title=title)
-        written.append(out / PICTURE_NAME)
+                title = f"{run['system']}, NFE {run['nfe']}, {run['name']}"
+                draw_sweep(
+                    outputs.new(out / PICTURE_NAME),
+                    reports,
+                    title=f"{title}, threads: {run['threads']}",
+                )
+                written.append(out / PICTURE_NAME)
     if not is_quiet:
         print("".join(f"wrote {path}\n" for path in written))
     print(line)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.files import check_writable
+from spatial_v2a.files import check_writable
 from spatial_v2a.inference.jobs import DubJob, Take
 
 DEMO_CHECKPOINT = "stage"
@@ -36,4 +36,5 @@ def plan_demo(folder: Path, *, overwrite: bool = False) -> DubJob:
         takes=(Take(out, report),),
         truth=bundled / "geometry.jsonl",
         truth_sound=bundled / "truth.flac",
+        overwrite=overwrite,
     )

@@ -6,9 +6,6 @@ result = dubber.dub(plan_jobs([Path("clip.mp4")])[0])
 The ticks give dry sound on disk (`inference/dubbing/dry_sound.py`); from it the files are made.
 """
 
-import errno
-import os
-import shutil
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterator
@@ -29,6 +26,7 @@ from spatial_v2a.conditioning.given import GivenTick, given_ticks, overlay_tick
 from spatial_v2a.conditioning.track_edits import MuteGate, TrackEdits
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.files import Outputs, cannot_write
 from spatial_v2a.inference.ahead import ahead
 from spatial_v2a.inference.dubbing.dry_sound import DrySound
 from spatial_v2a.inference.dubbing.finishing import Finish
@@ -52,9 +50,6 @@ from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import checkpoint_digest
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.stereo import StereoSummary
-
-# With less than this nothing more can be written.
-MIN_FREE_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -162,31 +157,40 @@ class Dubber:
                 pass
 
     def dub(self, job: DubJob, *, on_tick: Callable[[int], None] | None = None) -> DubResult:
-        """Writes a job's files, each whole or not at all.
+        """Writes a job's files, all of them or none.
 
         Args:
             job: from `plan_jobs`.
             on_tick: called with the number of ticks done.
 
         Raises:
-            UserError: the video turns out damaged, or the disk cannot take the output.
+            UserError: the video turns out damaged, the disk cannot take the output, or a file
+                appeared under its name.
         """
         start = time.perf_counter()
         config = self.model.config.perception
         notes = TakeNotes(job, config)
-        with told_as_user_error(job.out), ExitStack() as stack:
-            sounds = [stack.enter_context(DrySound(take.out)) for take in job.takes]
-            recorder = StemRecorder(job, config, stack) if job.stems is not None else None
+        with (
+            write_errors_as_user_errors(job.out),
+            Outputs(overwrite=job.overwrite) as outputs,
+            ExitStack() as stack,
+        ):
+            sounds = [stack.enter_context(DrySound(outputs, take.out)) for take in job.takes]
+            recorder = None
+            if job.stems is not None:
+                recorder = StemRecorder(job, config, outputs, stack)
             tick_ms = self._render(job, sounds, notes, recorder, on_tick)
             origin = partial(self.origin, job)
             finished = tuple(
-                write_take(job, take, sound, notes, number, state_origin=origin)
+                write_take(job, take, sound, notes, number, outputs=outputs, state_origin=origin)
                 for number, (take, sound) in enumerate(zip(job.takes, sounds, strict=True))
             )
-            table, extras = write_takes_ranking(job, notes)
+            table, extras = write_takes_ranking(job, notes, outputs)
             if recorder is not None:
                 finish = finished[0].finish
-                extras += write_stems(job, sounds[0], recorder, finish, origin=origin(0, finish))
+                extras += write_stems(
+                    job, sounds[0], recorder, finish, outputs=outputs, origin=origin(0, finish)
+                )
         return DubResult(
             takes=finished,
             duration_s=float(job.source.duration),
@@ -325,20 +329,12 @@ class Dubber:
 
 
 @contextmanager
-def told_as_user_error(out: Path) -> Iterator[None]:
+def write_errors_as_user_errors(out: Path) -> Iterator[None]:
     """Within, what the disk or a codec refuses becomes one line that names the file."""
     try:
         yield
     except (av.error.FFmpegError, soundfile.SoundFileError, OSError) as error:
-        reason = getattr(error, "strerror", None) or error
-        if isinstance(error, soundfile.SoundFileError) and _is_full(out.parent):
-            # The library says no more than "system error".
-            reason = os.strerror(errno.ENOSPC)
-        raise UserError(f"cannot write {out} ({reason}); free space or use -o") from error
-
-
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < MIN_FREE_BYTES
+        raise cannot_write(out, error) from error
 
 
 def resolve_device(name: str) -> str:

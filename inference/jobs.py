@@ -1,6 +1,7 @@
 """What is to be dubbed and where to, checked in full before any work begins."""
 
 import logging
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,8 +10,8 @@ from pydantic import Field
 from spatial_v2a.conditioning.track_edits import TrackEdits
 from spatial_v2a.conditioning.video import VideoSource, open_video
 from spatial_v2a.errors import UserError, as_tuple
+from spatial_v2a.files import check_writable
 from spatial_v2a.inference.dubbing.mixing import Extent, MixSettings, mix_extent
-from spatial_v2a.inference.files import check_writable
 from spatial_v2a.inference.marking.provenance import needs_sidecar, sidecar_of
 from spatial_v2a.inference.mux import PACKAGINGS, SoundPlan, check_suffix, kept_streams
 from spatial_v2a.inference.original_sound import OriginalTrack, original_tracks
@@ -66,6 +67,7 @@ class DubJob:
         command: the command line, for the statement of origin.
         truth: JSONL of true positions for the report; the model never sees it.
         truth_sound: true sound for the report, when the video comes without.
+        overwrite: whether files that exist are replaced.
     """
 
     source: VideoSource
@@ -80,6 +82,7 @@ class DubJob:
     command: str = ""
     truth: Path | None = None
     truth_sound: Path | None = None
+    overwrite: bool = False
 
     @property
     def out(self) -> Path:
@@ -240,9 +243,11 @@ def _plan(
         ranking=ranking,
         stems=stems,
         truth=given,
+        overwrite=overwrite,
     )
     for path in output_paths(target, options, seed=seed, report=report):
-        if path.exists() and path.samefile(video):
+        # Other than Path.exists, it does not raise for a name that is too long.
+        if os.path.exists(path) and path.samefile(video):
             raise UserError(f"{path} is the video itself; give another name with -o")
         check_writable(path, overwrite=overwrite)
     if stems is not None:

@@ -137,7 +137,7 @@ def live(
         video = _file_to_race(source, options) if fast else None
         opened = None if fast else stack.enter_context(closing(open_source(source, options)))
         marks = FileMarks(watermark, provenance, command_line())
-        to = stack.enter_context(_opened_sink(sink, pcm, marks))
+        to = stack.enter_context(_opened_sink(sink, pcm, marks, overwrite=overwrite))
         model = marks.model = _model(checkpoint, device, detector)
         stream = stack.enter_context(
             model.stream(
@@ -172,7 +172,7 @@ def _weights(model: "SpatialV2A", *, is_fast: bool) -> "Weights":
 
 def _check_sink(sink: str, pcm: str | None, *, overwrite: bool) -> None:
     """Refuses a sink that cannot take sound, before any work."""
-    from spatial_v2a.inference.files import check_writable
+    from spatial_v2a.files import check_writable
     from spatial_v2a.inference.live.sinks import check_sound_suffix
 
     if pcm is not None and sink != STDOUT:
@@ -212,9 +212,11 @@ def _file_to_race(source: str, options: "SourceOptions") -> "VideoSource":
 
 
 @contextmanager
-def _opened_sink(sink: str, pcm: "PcmFormat | None", marks: "FileMarks") -> Iterator["LiveSink"]:
+def _opened_sink(
+    sink: str, pcm: "PcmFormat | None", marks: "FileMarks", *, overwrite: bool
+) -> Iterator["LiveSink"]:
     """The sink; a file appears under its name when it is whole, or not at all."""
-    from spatial_v2a.inference.files import written_whole
+    from spatial_v2a.files import Outputs
     from spatial_v2a.inference.live.sinks import FileSink, PcmSink
     from spatial_v2a.inference.live.speakers import Speakers
 
@@ -224,10 +226,11 @@ def _opened_sink(sink: str, pcm: "PcmFormat | None", marks: "FileMarks") -> Iter
     elif sink == STDOUT:
         yield PcmSink(sys.stdout.fileno(), pcm or "s16le")
     else:
-        with written_whole(Path(sink)) as partial:
-            with closing(FileSink(partial, is_marked=marks.watermark)) as file:
+        with Outputs(overwrite=overwrite) as outputs:
+            draft = outputs.new(Path(sink))
+            with closing(FileSink(draft, is_marked=marks.watermark)) as file:
                 yield file
-            marks.sign(partial, out=Path(sink))
+            marks.sign(draft, out=Path(sink), outputs=outputs)
 
 
 def _model(checkpoint: str, device: str, detector: str | None):

@@ -10,11 +10,7 @@ A folder alone rebuilds its model:
 """
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
@@ -27,6 +23,7 @@ from torch import Tensor, nn
 
 from spatial_v2a.config import Config, config_to_yaml, load_config
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import written_folder
 
 CONFIG_FILE = "config.yaml"
 CARD_FILE = "card.md"
@@ -198,10 +195,12 @@ def write_checkpoint(
         UserError: the folder exists and `overwrite` is not set, or it cannot be written.
     """
     folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; choose another name for the folder")
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} exists; choose another folder or ask to overwrite it")
     try:
-        with _replacing(folder) as draft:
+        with written_folder(folder, overwrite=overwrite) as draft:
             (draft / CONFIG_FILE).write_text(config_to_yaml(config), "utf-8")
             (draft / CARD_FILE).write_text(card.rstrip() + "\n", "utf-8")
             write_tensors(draft, MODEL, tensors)
@@ -224,22 +223,6 @@ def upload_checkpoint(folder: Path, repo_id: str, *, private: bool) -> str:
             f"cannot push to {repo_id} ({reason}); log in with `hf auth login`"
         ) from None
     return str(url)
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A draft folder beside `folder` that takes its place when the block succeeds."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        draft = scratch / "new"
-        draft.mkdir()
-        yield draft
-        if folder.exists():
-            os.replace(folder, scratch / "old")
-        os.replace(draft, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _download(repo_id: str) -> Path:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import Outputs
 from spatial_v2a.strict import StrictConfig
 
 WEIGHTS_NAME = "classifier.safetensors"
@@ -90,10 +91,10 @@ class SoundClassifier(nn.Module):
             for name, value in self.state_dict().items()
             if not name.startswith("mel.")
         }
-        temporary = folder / (WEIGHTS_NAME + ".tmp")
-        save_file(state, temporary)
-        temporary.replace(folder / WEIGHTS_NAME)
-        (folder / CONFIG_NAME).write_text(self.config.model_dump_json(indent=1) + "\n")
+        text = self.config.model_dump_json(indent=1) + "\n"
+        with Outputs(overwrite=True) as outputs:
+            save_file(state, outputs.new(folder / WEIGHTS_NAME))
+            outputs.new(folder / CONFIG_NAME).write_text(text, "utf-8")
 
     @classmethod
     def load(cls, folder: Path) -> "SoundClassifier":

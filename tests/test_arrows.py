@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "tests": set(FOLDERS),
 }
 # Modules of the core that may touch files; classifier.py reads and writes its own small checkpoint.
-FILE_MODULES = {"config.py", "checkpoint.py", "clip.py", "classifier.py"}
+FILE_MODULES = {"config.py", "checkpoint.py", "clip.py", "classifier.py", "files.py"}
 FILE_LIBRARIES = {
     "PIL",
     "av",

@@ -80,7 +80,7 @@ def test_ctrl_c_leaves_a_playable_file(tmp_path, checkpoint, capfd) -> None:
     def interrupt() -> None:
         enough = 10 * TIMING.samples_per_tick * 6
         for _ in range(12_000):
-            if any(p.stat().st_size > enough for p in tmp_path.glob(".live.partial-*.wav")):
+            if any(p.stat().st_size > enough for p in tmp_path.glob(".spatial-v2a-*/*.wav")):
                 os.kill(os.getpid(), signal.SIGINT)
                 return
             time.sleep(0.005)

@@ -1,6 +1,5 @@
 """Folders and patterns of videos: skipped, failed and killed ones, and one model for all."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,7 +15,6 @@ from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli import run
 from spatial_v2a.inference.dubbing.many import find_videos
-from spatial_v2a.inference.files import remove_leftovers, scratch_path
 from tests.captures import decoded
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -131,13 +129,13 @@ def test_kill_and_start_again(tmp_path: Path, checkpoint: Path) -> None:
     while not first.exists():
         assert process.poll() is None, f"ended with {process.returncode} before it was killed"
         time.sleep(0.02)
-    while not list((tmp_path / "in").glob(".1.dubbed.partial-*")):
+    while not list((tmp_path / "in").glob(".spatial-v2a-*/*.w64")):
         assert process.poll() is None, "the second file was never under way"
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
     done = first.stat().st_mtime_ns
-    assert list((tmp_path / "in").glob(".*.partial-*")), "nothing was under way"
+    assert list((tmp_path / "in").glob(".spatial-v2a-*")), "nothing was under way"
     assert not (tmp_path / "in" / "3.dubbed.mp4").exists(), "it was killed too late"
     assert run(words(checkpoint, tmp_path / "in", "--skip-existing")) == 0
     assert first.stat().st_mtime_ns == done, "a finished file was made again"
@@ -145,26 +143,3 @@ def test_kill_and_start_again(tmp_path: Path, checkpoint: Path) -> None:
     assert left == sorted([*names, *(f"{n}.dubbed.mp4" for n in range(4))]), left
     lengths = {len(decoded_sound(tmp_path / "in" / f"{n}.dubbed.mp4")) for n in range(4)}
     assert len(lengths) == 1
-
-
-def test_leftovers_of_the_living_stay(tmp_path: Path) -> None:
-    out = tmp_path / "a.dubbed.mp4"
-    mine = scratch_path(out)
-    mine.touch()
-    parent = tmp_path / f".a.dubbed.partial-{os.getppid()}-dry.w64"
-    parent.touch()
-    child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
-    dead = [tmp_path / f".a.dubbed.partial-{child.pid}{tail}" for tail in (".mp4", "-dry.w64")]
-    dead += [tmp_path / f"..a.dubbed.partial-{child.pid}.partial-{child.pid}.mp4"]
-    other = tmp_path / f".b.dubbed.partial-{child.pid}.mp4"
-    for path in (*dead, other):
-        path.touch()
-    folders = [tmp_path / f".spatial-v2a-{pid}-x" for pid in (child.pid, os.getpid())]
-    for folder in folders:
-        folder.mkdir()
-        (folder / "copy").touch()
-    remove_leftovers(out)
-    assert mine.exists() and parent.exists() and other.exists()
-    assert not any(path.exists() for path in dead)
-    assert [folder.exists() for folder in folders] == [False, True]

@@ -12,7 +12,7 @@ import soundfile
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.files import check_writable, written_whole
+from spatial_v2a.files import check_writable, written_whole
 from spatial_v2a.inference.jobs import default_name, plan_jobs
 from spatial_v2a.inference.mux import open_sink
 from spatial_v2a.timing import TIMING
@@ -183,11 +183,11 @@ def test_nothing_is_left_after_an_error_or_ctrl_c(tmp_path: Path) -> None:
     for error in (RuntimeError, KeyboardInterrupt):
         with (
             pytest.raises(error),
-            written_whole(out) as partial,
+            written_whole(out, overwrite=True) as partial,
             open_sink(partial, source) as sink,
         ):
             sink.write(test_sound(TIMING.samples_per_tick))
-            assert partial.exists() and partial.parent == out.parent
+            assert partial.exists() and partial.parent.parent == out.parent
             raise error
         assert sorted(p.name for p in tmp_path.iterdir()) == ["a.mp4", "out.mp4"]
         assert out.read_bytes() == b"old"

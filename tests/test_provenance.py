@@ -370,7 +370,7 @@ def test_a_full_disk_leaves_the_file_and_names_the_way_out(tmp_path: Path) -> No
         done = subprocess.run(
             [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
         )
-        words = f"cannot add provenance to {path} (File too large); free space or use --no-prov"
+        words = f"cannot write {path} (File too large); its file system takes no larger files"
         assert words in done.stdout, done
     assert out.read_bytes() == content
     assert everything_in(tmp_path) == sorted([*names, "clip.dubbed.wav"])

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from spatial_v2a.config import Config, config_to_yaml, load_config
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import write_text
 from spatial_v2a.strict import StrictConfig
 from spatial_v2a.training.generator import train_generator
 
@@ -173,7 +174,7 @@ def _scored_row(variant: Variant, inputs: Inputs, run_dir: Path) -> dict:
         raise UserError(f"scoring {variant.name} failed; see above, then run the same command")
     report = json.loads((scores / "report.json").read_text(encoding="utf-8"))
     row = report["rows"]["model_given" if is_given else "model"]
-    kept.write_text(json.dumps({"asked": asked, "row": row}), encoding="utf-8")
+    write_text(kept, json.dumps({"asked": asked, "row": row}))
     return row
 
 
@@ -193,6 +194,6 @@ def _claim(run_dir: Path, text: str) -> None:
         raise UserError(f"{run_dir} holds a run of another plan; choose another --out")
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
-        saved.write_text(text, encoding="utf-8")
+        write_text(saved, text)
     except OSError as error:
         raise UserError(f"cannot write {saved}: {error.strerror}; choose another --out") from error

@@ -7,6 +7,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+from spatial_v2a.files import write_text, written_whole
+
 # Key in report.json, title, factor for display, whether more is better.
 FIGURES = (
     ("pan_correlation", "pan correlation", 1, True),
@@ -46,7 +48,7 @@ def write_ablation(out: Path, rows: Rows, *, baseline: str, setting: str) -> str
     ]
     lines += ["", "Brackets: 95 % bootstrap interval over clips.", ""]
     text = "\n".join(lines)
-    (out / "ablation.md").write_text(text, encoding="utf-8")
+    write_text(out / "ablation.md", text)
     _plot(out / "ablation.png", rows)
     return text
 
@@ -87,5 +89,6 @@ def _plot(path: Path, rows: Rows) -> None:
         axis.set_yticks(range(len(names)), names if axis in axes[:, 0] else [""] * len(names))
         axis.invert_yaxis()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with written_whole(path, overwrite=True) as draft:
+        figure.savefig(draft, dpi=110)
     plt.close(figure)

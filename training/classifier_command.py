@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import write_text
 
 if TYPE_CHECKING:
     from spatial_v2a.classifier import SoundClassifier
@@ -64,7 +65,7 @@ def classifier(
             print(f"{split}: {_summary(scores[split])}")
     model.save(out)
     scores["train"] = {"num_windows": len(train_set.label_B), "steps": steps, "seed": seed}
-    (out / "scores.json").write_text(json.dumps(scores, indent=1) + "\n")
+    write_text(out / "scores.json", json.dumps(scores, indent=1) + "\n")
     print(f"classifier: {out}")
 
 

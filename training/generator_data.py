@@ -24,6 +24,7 @@ from spatial_v2a.conditioning.given import clip_features, clip_slides
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures, mirror_features
+from spatial_v2a.files import written_whole
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.audio_data import decode_flac
@@ -121,9 +122,8 @@ def _entries(index: ShardIndex, part: str) -> dict[str, str]:
 
 def _keep(cache: Path, arrays: dict[str, np.ndarray]) -> None:
     """Writes a cache; a killed process leaves no half-written one."""
-    partial = cache.with_suffix(".partial.npz")
-    np.savez(partial, **arrays)
-    partial.replace(cache)
+    with written_whole(cache, overwrite=True) as draft:
+        np.savez(draft, **arrays)
 
 
 def autoencoder_digest(model: SpatialV2A) -> str:

@@ -10,13 +10,14 @@ import math
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import ProjectConfiguration, broadcast_object_list
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import written_folder
 from spatial_v2a.training.ema import Ema
 from spatial_v2a.training_config import StageTraining
 
@@ -195,11 +197,15 @@ def _resume(accelerator: Accelerator, run_dir: Path) -> int:
 
 def _save(accelerator: Accelerator, run_dir: Path, step: int) -> None:
     """Writes a state folder and keeps the newest two."""
-    temporary, final = run_dir / f"writing-{step}", run_dir / f"state-{step}"
-    accelerator.save_state(str(temporary))
+    with ExitStack() as stack:
+        drafts: list[str | None] = [None]
+        if accelerator.is_main_process:
+            folder = written_folder(run_dir / f"state-{step}", overwrite=True)
+            drafts = [str(stack.enter_context(folder))]
+        # All processes write into the one folder of the first.
+        accelerator.save_state(broadcast_object_list(drafts)[0])
+        accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(final, ignore_errors=True)
-        temporary.rename(final)
         for old in _states(run_dir)[:-2]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from spatial_v2a.conditioning.weights import read_weights, write_weights
+from spatial_v2a.files import write_text
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.training import (
     perception_boxes,
@@ -170,6 +170,4 @@ def train_part(
 def _merge_metrics(path: Path, part: Part, metrics: dict[str, Any]) -> None:
     known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     known[part] = metrics
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(known, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(known, indent=2) + "\n")

@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,6 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from spatial_v2a.files import written_whole
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +143,8 @@ class PerceptionLoop:
             tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
         tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
         meta = {"step": str(self.step), "elapsed_s": json.dumps(self.elapsed_s)}
-        partial = self.state_path.with_suffix(".partial")
-        save_file(tensors, partial, metadata=meta)
-        os.replace(partial, self.state_path)
+        with written_whole(self.state_path, overwrite=True) as draft:
+            save_file(tensors, draft, metadata=meta)
 
     def _load(self) -> None:
         with safe_open(self.state_path, framework="pt") as file:

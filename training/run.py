@@ -11,6 +11,7 @@ from rich.table import Table
 from spatial_v2a.checkpoint import find_checkpoint
 from spatial_v2a.config import Config, config_to_yaml, load_config
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import write_text
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.training.shards import shard_paths
 
@@ -73,7 +74,7 @@ def _claim(run_dir: Path, text: str) -> None:
         raise UserError(
             f"{run_dir} holds a run with another config; use the same options or another --out"
         )
-    saved.write_text(text)
+    write_text(saved, text)
 
 
 def parameter_table(config: Config) -> Table:
@@ -90,7 +91,7 @@ def parameter_table(config: Config) -> Table:
 
 def report(figures: dict[str, float], run_dir: Path) -> None:
     """Prints the figures and keeps them as `figures.json` in the run folder."""
-    (run_dir / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    write_text(run_dir / "figures.json", json.dumps(figures, indent=2) + "\n")
     table = Table("figure", "value", title=str(run_dir))
     for name, value in figures.items():
         table.add_row(name, f"{value:.4f}")

@@ -1,4 +1,4 @@
-"""Generated sound on its way: on disk beside the file to be, so that hours need no memory.
+"""Generated sound on its way: on the disk of the file to be, so that hours need no memory.
 
 Loudness and peaks of a whole sound are known at its end only; what is written is made from this.
 Legend: L samples, C audio channels.
@@ -12,7 +12,7 @@ from typing import Self
 import numpy as np
 import soundfile
 
-from spatial_v2a.inference.files import scratch_path
+from spatial_v2a.files import Outputs
 from spatial_v2a.timing import TIMING
 
 
@@ -20,12 +20,12 @@ class DrySound:
     """Float sound in a hidden file that goes when the `with` block ends.
 
     Args:
-        beside: the file to be; the sound lies in its folder.
-        kind: tells the sounds for one file apart.
+        outputs: where files on their way lie.
+        beside: the file to be; the sound lies on its disk.
     """
 
-    def __init__(self, beside: Path, *, kind: str = "dry") -> None:
-        self.path = scratch_path(beside, kind=f"-{kind}").with_suffix(".w64")
+    def __init__(self, outputs: Outputs, beside: Path) -> None:
+        self.path = outputs.temporary(beside, suffix=".w64")
         self._file = soundfile.SoundFile(
             self.path, "w", TIMING.sample_rate_hz, TIMING.num_channels, "FLOAT", format="W64"
         )

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 from spatial_v2a.errors import UserError, as_tuple
+from spatial_v2a.files import check_writable
 from spatial_v2a.inference.dub import Dubber, DubResult
 from spatial_v2a.inference.dubbing.object_mix import DEFAULT_OBJECTS, Objects
 from spatial_v2a.inference.dubbing.take_files import FinishedTake
 from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.files import check_writable
 from spatial_v2a.inference.jobs import (
     DubJob,
     DubOptions,
@@ -154,7 +154,7 @@ def is_done(video: Path, recipe: Recipe) -> bool:
     target = default_out(video, recipe.out)
     num_takes, seed = recipe.options.takes, recipe.settings.seed
     takes = plan_takes(target, num_takes, seed=seed, report=recipe.report)
-    return all(take.out.exists() for take in takes)
+    return all(os.path.exists(take.out) for take in takes)
 
 
 def dub_one(

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from spatial_v2a.autoencoder import split_latents
-from spatial_v2a.inference.dub import Dubber, DubResult, told_as_user_error
+from spatial_v2a.files import Outputs
+from spatial_v2a.inference.dub import Dubber, DubResult, write_errors_as_user_errors
 from spatial_v2a.inference.dubbing.finishing import Finish, plan_finish
 from spatial_v2a.inference.dubbing.mixing import Extent, mixed_pieces
 from spatial_v2a.inference.dubbing.redo_plan import RedoPlan
@@ -46,7 +47,10 @@ def redo(
     """
     begin = time.perf_counter()
     (take,) = plan.job.takes
-    with told_as_user_error(take.out):
+    with (
+        write_errors_as_user_errors(take.out),
+        Outputs(overwrite=plan.job.overwrite) as outputs,
+    ):
         new_LC, times_ms = _draw(dubber, plan, on_tick)
         meter = StereoMeter()
         for start in range(0, len(new_LC), TIMING.samples_per_tick):
@@ -56,7 +60,9 @@ def redo(
         kept = AacPackets(plan.previous, plan.splice) if plan.splice.is_aac else None
         pieces = plan.splice.apply(plan.stays(extent), finished_LC, start=extent.start)
         origin = dubber.origin(plan.job, 0, finish, redone=plan.redone)
-        loudness, sidecars = write_file(plan.job, take, pieces, origin=origin, kept=kept)
+        loudness, sidecars = write_file(
+            plan.job, take, pieces, outputs=outputs, origin=origin, kept=kept
+        )
     stereo = summarize(meter.energies_TE)
     made = FinishedTake(take.out, None, stereo, loudness, finish, sidecars)
     return DubResult(

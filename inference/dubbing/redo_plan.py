@@ -4,6 +4,7 @@ Legend: L samples, C audio channels.
 """
 
 import logging
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ def plan_redo(
     """
     start_s, stop_s = parse_range(text)
     previous = previous or default_previous(video, out)
-    if not previous.is_file():
+    if not os.path.isfile(previous):
         raise UserError(f"no such file: {previous}; name the earlier dub with --previous")
     if out is None or out.is_dir():
         out = next_version(previous if out is None else out / previous.name)
@@ -151,9 +152,9 @@ def next_version(previous: Path) -> Path:
     """`clip.dubbed.mp4` is followed by `clip.dubbed.v2.mp4`, that by `.v3`: the first free one."""
     stem = re.sub(r"\.v\d+$", "", previous.stem)
     number = 2
-    while (found := previous.with_name(f"{stem}.v{number}{previous.suffix}")).exists():
+    while os.path.lexists(previous.with_name(f"{stem}.v{number}{previous.suffix}")):
         number += 1
-    return found
+    return previous.with_name(f"{stem}.v{number}{previous.suffix}")
 
 
 def _sound_of(previous: Path, options: DubOptions) -> tuple[OriginalTrack, Fraction]:

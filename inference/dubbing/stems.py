@@ -9,7 +9,7 @@ Legend: P parts, S soloists, L samples, C audio channels, T ticks.
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import soundfile
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.files import Outputs
 from spatial_v2a.geometry import depth_m_from_nearness
 from spatial_v2a.inference.dubbing.dry_sound import DrySound
 from spatial_v2a.inference.dubbing.finishing import Finish
@@ -27,7 +28,6 @@ from spatial_v2a.inference.dubbing.object_mix import Heard
 from spatial_v2a.inference.dubbing.seating import Part
 from spatial_v2a.inference.dubbing.separation import divided
 from spatial_v2a.inference.dubbing.sightings import Sighting, Sightings
-from spatial_v2a.inference.files import written_whole
 from spatial_v2a.inference.jobs import DubJob
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach
@@ -39,8 +39,8 @@ from spatial_v2a.timing import TIMING
 MIN_SEEN_TICKS = TIMING.tick_hz // 2
 
 
-# Signs a finished file, which is still under its hidden name, as the file it becomes.
-Sign = Callable[[Path, Path], None]
+# Opens a sound file that is signed when it is finished.
+Signed = Callable[[Path], AbstractContextManager[soundfile.SoundFile]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,7 @@ class StemRecorder:
     Args:
         job: whose stems are wanted.
         config: number of box slots, which is that of the soloists.
+        outputs: where the sounds lie meanwhile.
         stack: closes the sounds.
 
     Attributes:
@@ -66,11 +67,12 @@ class StemRecorder:
         sightings: where the objects were seen.
     """
 
-    def __init__(self, job: DubJob, config: PerceptionConfig, stack: ExitStack) -> None:
+    def __init__(
+        self, job: DubJob, config: PerceptionConfig, outputs: Outputs, stack: ExitStack
+    ) -> None:
         self.config = config
         self.sounds = [
-            stack.enter_context(DrySound(job.out, kind=f"solo{number}"))
-            for number in range(config.max_boxes)
+            stack.enter_context(DrySound(outputs, job.out)) for _ in range(config.max_boxes)
         ]
         self.parts: list[Part] = []
         self.sightings = Sightings()
@@ -101,6 +103,7 @@ def write_stems(
     recorder: StemRecorder,
     finish: Finish,
     *,
+    outputs: Outputs,
     origin: Provenance | None,
 ) -> tuple[Path, ...]:
     """Writes the stems of a dub into its folder.
@@ -110,17 +113,23 @@ def write_stems(
         sound: the generated sound.
         recorder: what the soloists played.
         finish: that of the dub's file.
+        outputs: takes the files.
         origin: the statement of origin to sign; None leaves it out.
 
     Returns:
         The files, the list of all first.
     """
     assert job.stems is not None
-    job.stems.mkdir(parents=True, exist_ok=True)
+    outputs.make_folder(job.stems)
 
-    def sign(path: Path, out: Path) -> None:
+    @contextmanager
+    def signed(path: Path) -> Iterator[soundfile.SoundFile]:
+        """A sound file to write, which is signed at the end."""
+        draft = outputs.new(path)
+        with _flac(draft) as file:
+            yield file
         if origin is not None:
-            attach(path, origin, ingredient=job.source.path, out=out)
+            attach(draft, origin, ingredient=job.source.path, out=path, outputs=outputs)
 
     names = vocabulary_names(recorder.config.boxes.vocabulary)
     sightings = recorder.sightings
@@ -128,18 +137,19 @@ def write_stems(
     told = [i for i, seen in sightings.of_object.items() if len(seen) >= MIN_SEEN_TICKS]
     files: list[Path] = []
     with ExitStack() as stack:
-        apart = _divide(job, sound, recorder, finish, stack, sign)
+        apart = _divide(job, sound, recorder, finish, stack, outputs, signed)
         entries = []
         for track_id in sorted(told):
             name = names[sightings.class_index[track_id]]
             stem = job.stems / f"{track_id:03d}-{name}"
-            energies_TE = _write_object(stem, job, apart, stretches.get(track_id, []), sign)
-            _write_curves(stem, track_id, name, sightings.of_object[track_id], energies_TE)
+            energies_TE = _write_object(stem, job, apart, stretches.get(track_id, []), signed)
+            curves = _curves(track_id, name, sightings.of_object[track_id], energies_TE)
+            outputs.new(stem.with_suffix(".json")).write_text(json.dumps(curves) + "\n", "utf-8")
             entries.append({"id": track_id, "class": name, "sound": f"{stem.name}.flac",
                             "curves": f"{stem.name}.json"})  # fmt: skip
             files += [stem.with_suffix(".flac"), stem.with_suffix(".json")]
         others = [s for i in stretches if i not in told for s in stretches[i]]
-        _write_rest(job, apart, others, sign)
+        _write_rest(job, apart, others, signed)
     listing = {
         "video": job.source.path.name,
         "sample_rate_hz": TIMING.sample_rate_hz,
@@ -148,8 +158,8 @@ def write_stems(
         "objects": entries,
         "mix_is_the_files_sound": job.track is None and not finish.is_limited,
     }
-    with written_whole(job.stems / "stems.json") as partial:
-        partial.write_text(json.dumps(listing, indent=1) + "\n", encoding="utf-8")
+    text = json.dumps(listing, indent=1) + "\n"
+    outputs.new(job.stems / "stems.json").write_text(text, encoding="utf-8")
     return (job.stems / "stems.json", job.stems / "mix.flac", *files, job.stems / "rest.flac")
 
 
@@ -176,7 +186,8 @@ def _divide(
     recorder: StemRecorder,
     finish: Finish,
     stack: ExitStack,
-    sign: Sign,
+    outputs: Outputs,
+    signed: Signed,
 ) -> list[DrySound]:
     """The finished mix divided among the soloists and a rest; writes mix.flac on the way."""
     assert job.stems is not None
@@ -187,16 +198,11 @@ def _divide(
     unlimited = Finish(gain_db=finish.gain_db, is_marked=finish.is_marked)
     mix = ticks_of(unlimited.pieces(plain, start_sample=0), extent)
     renders = [ticks_of(solo.pieces(), extent) for solo in recorder.sounds]
-    apart = [
-        stack.enter_context(DrySound(job.out, kind=f"apart{number}"))
-        for number in range(len(renders) + 1)
-    ]
-    with written_whole(job.stems / "mix.flac") as partial:
-        with _flac(partial) as file:
-            for pieces_PLC in divided(_copied(mix, file), renders):
-                for part, piece_LC in zip(apart, pieces_PLC, strict=True):
-                    part.write(piece_LC)
-        sign(partial, job.stems / "mix.flac")
+    apart = [stack.enter_context(DrySound(outputs, job.out)) for _ in range(len(renders) + 1)]
+    with signed(job.stems / "mix.flac") as file:
+        for pieces_PLC in divided(_copied(mix, file), renders):
+            for part, piece_LC in zip(apart, pieces_PLC, strict=True):
+                part.write(piece_LC)
     for part in apart:
         part.complete()
     return apart
@@ -213,39 +219,37 @@ def _write_object(
     job: DubJob,
     apart: list[DrySound],
     stretches: list[_Stretch],
-    sign: Sign,
+    signed: Signed,
 ) -> np.ndarray:
     """Writes an object's sound, silent where it has none; returns its energies [T, 3]."""
     meter = StereoMeter()
     step, num_samples = TIMING.samples_per_tick, job.source.num_samples
-    with written_whole(stem.with_suffix(".flac")) as partial:
-        with _flac(partial) as file, ExitStack() as stack:
-            opened = {
-                s.soloist: stack.enter_context(soundfile.SoundFile(apart[s.soloist].path))
-                for s in stretches
-            }
-            for tick in range(job.source.num_ticks):
-                length = min(step, num_samples - tick * step)
-                audio_LC = np.zeros((length, TIMING.num_channels), np.float32)
-                for stretch in stretches:
-                    if stretch.first <= tick < stretch.stop:
-                        source = opened[stretch.soloist]
-                        source.seek(tick * step)
-                        audio_LC += source.read(length, dtype="float32", always_2d=True)
-                file.write(audio_LC)
-                meter.add(audio_LC)
-        sign(partial, stem.with_suffix(".flac"))
+    with signed(stem.with_suffix(".flac")) as file, ExitStack() as stack:
+        opened = {
+            s.soloist: stack.enter_context(soundfile.SoundFile(apart[s.soloist].path))
+            for s in stretches
+        }
+        for tick in range(job.source.num_ticks):
+            length = min(step, num_samples - tick * step)
+            audio_LC = np.zeros((length, TIMING.num_channels), np.float32)
+            for stretch in stretches:
+                if stretch.first <= tick < stretch.stop:
+                    source = opened[stretch.soloist]
+                    source.seek(tick * step)
+                    audio_LC += source.read(length, dtype="float32", always_2d=True)
+            file.write(audio_LC)
+            meter.add(audio_LC)
     return meter.energies_TE
 
 
-def _write_curves(
-    stem: Path, track_id: int, name: str, seen: list[Sighting], energies_TE: np.ndarray
-) -> None:
-    """Writes where an object was and how it sounded, for every tick in which it was seen."""
+def _curves(
+    track_id: int, name: str, seen: list[Sighting], energies_TE: np.ndarray
+) -> dict[str, object]:
+    """Where an object was and how it sounded, for every tick in which it was seen."""
     ticks = [s.tick for s in seen if s.tick < len(energies_TE)]
     near_T = np.array([s.nearness for s in seen[: len(ticks)]])
     distance_T = depth_m_from_nearness(np.maximum(near_T, 1e-3))
-    curves = {
+    return {
         "id": track_id,
         "class": name,
         "tick_hz": TIMING.tick_hz,
@@ -256,28 +260,24 @@ def _write_curves(
         "pan_db": np.round(level_difference_db(energies_TE[ticks]), 2).tolist(),
         "level_dbfs": np.round(level_dbfs(energies_TE[ticks]), 2).tolist(),
     }
-    with written_whole(stem.with_suffix(".json")) as partial:
-        partial.write_text(json.dumps(curves) + "\n", encoding="utf-8")
 
 
-def _write_rest(job: DubJob, apart: list[DrySound], others: list[_Stretch], sign: Sign) -> None:
+def _write_rest(job: DubJob, apart: list[DrySound], others: list[_Stretch], signed: Signed) -> None:
     """Writes what belongs to no object, or to one that was hardly seen."""
     assert job.stems is not None
     step = TIMING.samples_per_tick
-    with written_whole(job.stems / "rest.flac") as partial:
-        with _flac(partial) as file, ExitStack() as stack:
-            opened = {
-                s.soloist: stack.enter_context(soundfile.SoundFile(apart[s.soloist].path))
-                for s in others
-            }
-            for tick, audio_LC in enumerate(apart[-1].pieces()):
-                for stretch in others:
-                    if stretch.first <= tick < stretch.stop:
-                        source = opened[stretch.soloist]
-                        source.seek(tick * step)
-                        audio_LC = audio_LC + source.read(len(audio_LC), dtype="float32")
-                file.write(audio_LC)
-        sign(partial, job.stems / "rest.flac")
+    with signed(job.stems / "rest.flac") as file, ExitStack() as stack:
+        opened = {
+            s.soloist: stack.enter_context(soundfile.SoundFile(apart[s.soloist].path))
+            for s in others
+        }
+        for tick, audio_LC in enumerate(apart[-1].pieces()):
+            for stretch in others:
+                if stretch.first <= tick < stretch.stop:
+                    source = opened[stretch.soloist]
+                    source.seek(tick * step)
+                    audio_LC = audio_LC + source.read(len(audio_LC), dtype="float32")
+            file.write(audio_LC)
 
 
 def _flac(path: Path) -> soundfile.SoundFile:

@@ -4,22 +4,25 @@ Legend: L samples, C audio channels.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.files import Outputs
 from spatial_v2a.inference.dubbing.dry_sound import DrySound
 from spatial_v2a.inference.dubbing.finishing import Finish, plan_finish
 from spatial_v2a.inference.dubbing.loudness import Loudness, LoudnessMeter
 from spatial_v2a.inference.dubbing.mixing import mixed_pieces
 from spatial_v2a.inference.dubbing.take_meter import TakeMeter
-from spatial_v2a.inference.dubbing.take_ranking import ranking_table, write_ranking
+from spatial_v2a.inference.dubbing.take_ranking import (
+    ranking_json,
+    ranking_markdown,
+    ranking_table,
+)
 from spatial_v2a.inference.dubbing.take_scene import SceneNotes
 from spatial_v2a.inference.dubbing.take_scores import score_take
-from spatial_v2a.inference.files import written_whole
 from spatial_v2a.inference.jobs import DubJob, Take
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach
@@ -105,9 +108,10 @@ def write_take(
     notes: TakeNotes,
     number: int,
     *,
+    outputs: Outputs,
     state_origin: StateOrigin,
 ) -> FinishedTake:
-    """Writes a take's video or sound file and its picture, all or nothing.
+    """Writes a take's video or sound file and its picture.
 
     Args:
         job: the take's job.
@@ -115,6 +119,7 @@ def write_take(
         sound: the generated sound.
         notes: figures of all takes of the job.
         number: of this take.
+        outputs: takes the files.
         state_origin: makes the statement that goes into the file.
     """
     extent = job.extent(take)
@@ -143,7 +148,7 @@ def write_take(
 
     pieces = finish.pieces(make_mix(), start_sample=extent.start)
     origin = state_origin(number, finish)
-    loudness, sidecars = write_file(job, take, pieces, origin=origin, draw=draw)
+    loudness, sidecars = write_file(job, take, pieces, outputs=outputs, origin=origin, draw=draw)
     return FinishedTake(
         out=take.out,
         report=take.report,
@@ -159,15 +164,17 @@ def write_file(
     take: Take,
     pieces: Iterator[np.ndarray],
     *,
+    outputs: Outputs,
     origin: Provenance | None,
     draw: Callable[[Path], None] | None = None,
     kept: KeptPackets | None = None,
 ) -> tuple[Loudness, tuple[Path, ...]]:
-    """Writes finished sound with what belongs to it; everything whole, or nothing.
+    """Writes finished sound with what belongs to it.
 
     Args:
         job, take: what to write.
         pieces: the finished sound over the take's extent.
+        outputs: takes the files.
         origin: the statement of origin to sign; None leaves it out.
         draw: writes the report, when the take has one.
         kept: sound packets of an earlier file that stay.
@@ -176,22 +183,22 @@ def write_file(
         Loudness of the sound, and the files written beside the take's.
     """
     meter = LoudnessMeter()
-    with ExitStack() as stack:
-        partial = stack.enter_context(written_whole(take.out))
-        with open_sink(partial, job.source, job.sound, kept=kept) as sink:
-            for audio_LC in pieces:
-                sink.write(audio_LC)
-                meter.add(audio_LC)
-        sidecars: list[Path] = []
-        if origin is not None:
-            sidecars = attach(partial, origin, ingredient=job.source.path, out=take.out)
-        if take.report is not None and draw is not None:
-            # Within, so that a failing picture leaves no video either.
-            draw(stack.enter_context(written_whole(take.report)))
+    draft = outputs.new(take.out)
+    with open_sink(draft, job.source, job.sound, kept=kept) as sink:
+        for audio_LC in pieces:
+            sink.write(audio_LC)
+            meter.add(audio_LC)
+    sidecars: list[Path] = []
+    if origin is not None:
+        sidecars = attach(draft, origin, ingredient=job.source.path, out=take.out, outputs=outputs)
+    if take.report is not None and draw is not None:
+        draw(outputs.new(take.report))
     return meter.finish(), tuple(sidecars)
 
 
-def write_takes_ranking(job: DubJob, notes: TakeNotes) -> tuple[str, tuple[Path, ...]]:
+def write_takes_ranking(
+    job: DubJob, notes: TakeNotes, outputs: Outputs
+) -> tuple[str, tuple[Path, ...]]:
     """Ranks several takes; returns the table, and the JSON, Markdown and picture written."""
     if job.ranking is None or notes.scene is None:
         return "", ()
@@ -200,7 +207,8 @@ def write_takes_ranking(job: DubJob, notes: TakeNotes) -> tuple[str, tuple[Path,
 
     names, title = [take.out.name for take in job.takes], job.source.path.name
     scores = [score_take(notes.scene, judge) for judge in notes.judges]
-    words = write_ranking(job.ranking, names, scores, title=title)
-    picture = job.ranking.with_suffix(".png")
-    draw_takes(picture, notes.scene, notes.judges, scores, names=names, title=title)
+    words, picture = job.ranking.with_suffix(".md"), job.ranking.with_suffix(".png")
+    outputs.new(job.ranking).write_text(ranking_json(names, scores, title=title), "utf-8")
+    outputs.new(words).write_text(ranking_markdown(names, scores, title=title), "utf-8")
+    draw_takes(outputs.new(picture), notes.scene, notes.judges, scores, names=names, title=title)
     return ranking_table(names, scores), (job.ranking, words, picture)

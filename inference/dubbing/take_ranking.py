@@ -3,10 +3,8 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 from spatial_v2a.inference.dubbing.take_scores import TakeScore, rank_takes
-from spatial_v2a.inference.files import written_whole
 
 PARTS = ("sync", "direction", "artefacts")
 METHOD = {
@@ -53,19 +51,13 @@ def ranking_table(names: Sequence[str], scores: Sequence[TakeScore]) -> str:
     return "\n".join(rows)
 
 
-def write_ranking(
-    path_json: Path, names: Sequence[str], scores: Sequence[TakeScore], *, title: str
-) -> Path:
-    """Writes the ranking as JSON, and as Markdown of the same name beside it.
+def ranking_json(names: Sequence[str], scores: Sequence[TakeScore], *, title: str) -> str:
+    """The ranking for programs.
 
     Args:
-        path_json: file to write; its suffix becomes .md for the Markdown.
         names: one per take, like its file name.
         scores: one per take, in the same order.
         title: name of the video.
-
-    Returns:
-        The Markdown file.
     """
     order = rank_takes(scores)
     ranking = [
@@ -75,12 +67,7 @@ def write_ranking(
         for rank, index in enumerate(order, start=1)
     ]
     document = {"video": title, "method": METHOD, "ranking": ranking}
-    with written_whole(path_json) as partial:
-        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    path_md = path_json.with_suffix(".md")
-    with written_whole(path_md) as partial:
-        partial.write_text(_markdown(names, scores, title), encoding="utf-8")
-    return path_md
+    return json.dumps(document, indent=1) + "\n"
 
 
 def as_text(value: float | None) -> str:
@@ -88,7 +75,8 @@ def as_text(value: float | None) -> str:
     return NOT_TOLD if value is None else f"{value:.2f}"
 
 
-def _markdown(names: Sequence[str], scores: Sequence[TakeScore], title: str) -> str:
+def ranking_markdown(names: Sequence[str], scores: Sequence[TakeScore], *, title: str) -> str:
+    """The ranking for people, with the reasons for every score."""
     lines = [f"# Takes of {title}, best first", "", ranking_table(names, scores), ""]
     for index in rank_takes(scores):
         lines += [f"**{names[index]}**", *(f"- {line}" for line in explain(scores[index])), ""]

@@ -16,7 +16,6 @@ from spatial_v2a.inference.dubbing.take_meter import TakeMeter
 from spatial_v2a.inference.dubbing.take_ranking import explain
 from spatial_v2a.inference.dubbing.take_scene import BOX_NOTES, SceneNotes
 from spatial_v2a.inference.dubbing.take_scores import TakeScore, missing_ticks, rank_takes
-from spatial_v2a.inference.files import written_whole
 from spatial_v2a.panning import law_azimuth_deg
 from spatial_v2a.stereo import level_dbfs, pan_curve
 from spatial_v2a.timing import TIMING
@@ -81,8 +80,7 @@ def draw_takes(
         _write_scores(side, f"{rank}.  {names[index]}", scores[index])
         if rank == len(order):
             level.set_xlabel(f"time ({clock.unit})")
-    with written_whole(path_png) as partial:
-        figure.savefig(partial, format="png")
+    figure.savefig(path_png, format="png")
 
 
 class _Clock:

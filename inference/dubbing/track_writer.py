@@ -6,7 +6,7 @@ Legend: K boxes, H W rows and columns of the depth grid.
 
 import json
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +20,11 @@ from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.video import VideoSource, open_video
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import Outputs, cannot_write, check_writable
 from spatial_v2a.geometry import azimuth_rad, nearness_in_boxes
 from spatial_v2a.inference.dub import resolve_device
 from spatial_v2a.inference.dubbing.track_picture import TrackPicture
 from spatial_v2a.inference.engine import engine_threads
-from spatial_v2a.inference.files import check_writable, written_whole
 from spatial_v2a.timing import TIMING
 
 SUFFIX = ".jsonl"
@@ -39,11 +39,13 @@ class TracksJob:
         source: the checked video.
         out: JSONL to write.
         picture: PNG to write, or None.
+        overwrite: whether files that exist are replaced.
     """
 
     source: VideoSource
     out: Path
     picture: Path | None = None
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def plan_tracks(
     source = open_video(video)
     for path in (out, picture) if has_picture else (out,):
         check_writable(path, overwrite=overwrite)
-    return TracksJob(source=source, out=out, picture=picture if has_picture else None)
+    return TracksJob(
+        source=source, out=out, picture=picture if has_picture else None, overwrite=overwrite
+    )
 
 
 class TrackWriter:
@@ -168,7 +172,7 @@ class TrackWriter:
     def write(
         self, job: TracksJob, *, on_tick: Callable[[int], None] | None = None
     ) -> TracksResult:
-        """Writes a job's files, each whole or not at all; memory grows by 32 bytes per box only.
+        """Writes a job's files, all of them or none; memory grows by 32 bytes per box only.
 
         Args:
             job: from `plan_tracks`.
@@ -182,9 +186,9 @@ class TrackWriter:
         picture = None if job.picture is None else TrackPicture(job.source.num_ticks)
         num_ticks = 0
         try:
-            with written_whole(job.out) as partial, engine_threads(self.device):
+            with Outputs(overwrite=job.overwrite) as outputs, engine_threads(self.device):
                 images = job.source.ticks(max_width=self.perception.config.max_image_width)
-                with partial.open("w", encoding="utf-8") as file, closing(images):
+                with outputs.new(job.out).open("w", encoding="utf-8") as file, closing(images):
                     for image_HWC in images:
                         entries, grid_HW, camera = self._look(image_HWC)
                         file.write(_line(num_ticks, self.fov_deg, camera, entries, grid_HW))
@@ -194,15 +198,12 @@ class TrackWriter:
                         num_ticks += 1
                         if on_tick is not None:
                             on_tick(num_ticks)
-                # Inside, so that a failing picture leaves no tracks either.
-                with written_whole(job.picture) if job.picture else nullcontext() as target:
-                    if picture is not None:
-                        labels = {i: f"{i} {one.class_name}" for i, one in seen.items()}
-                        picture.draw(target, title=job.source.path.name, labels=labels,
-                                     edge_deg=self.fov_deg / 2)  # fmt: skip
+                if picture is not None and job.picture is not None:
+                    labels = {i: f"{i} {one.class_name}" for i, one in seen.items()}
+                    picture.draw(outputs.new(job.picture), title=job.source.path.name,
+                                 labels=labels, edge_deg=self.fov_deg / 2)  # fmt: skip
         except OSError as error:
-            reason = error.strerror or error
-            raise UserError(f"cannot write {job.out} ({reason}); free space or use -o") from error
+            raise cannot_write(job.out, error) from error
         return TracksResult(
             out=job.out,
             picture=job.picture,

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spatial_v2a.files import written_whole
 from spatial_v2a.inference.evaluation.longrun import LongRun
 from spatial_v2a.inference.evaluation.minutes import BAND_CENTRES_HZ, band_changes_db
 from spatial_v2a.timing import TIMING
@@ -45,4 +46,5 @@ def draw_long_run(path: Path, run: LongRun, *, title: str) -> None:
     bands.set(xlabel="minute", ylabel="third octave (Hz)")
     figure.colorbar(drawn, ax=bands, label="dB against minute 2")
     figure.suptitle(title, fontsize=10)
-    figure.savefig(path, dpi=120, format="png")
+    with written_whole(path, overwrite=True) as draft:
+        figure.savefig(draft, dpi=120, format="png")

@@ -6,6 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spatial_v2a.files import written_whole
 from spatial_v2a.inference.evaluation.rows import Record
 from spatial_v2a.panning import (
     MAX_LEVEL_DIFFERENCE_DB,
@@ -57,6 +58,5 @@ def plot_clip(
     name = f"{truth.key} ({truth.class_name or 'no single class'})"
     axes.set_title(name + (f"\n{subtitle}" if subtitle else ""), fontsize=9)
     axes.legend(fontsize=7, loc="upper right", ncols=2)
-    temporary = path.with_suffix(".tmp")
-    figure.savefig(temporary, dpi=100, format="png")
-    temporary.replace(path)
+    with written_whole(path, overwrite=True) as draft:
+        figure.savefig(draft, dpi=100, format="png")

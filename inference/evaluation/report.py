@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from spatial_v2a.files import write_text
 from spatial_v2a.inference.evaluation import metrics
 from spatial_v2a.inference.evaluation.figures import LEFT_RIGHT, TABLES, FigureSpec
 from spatial_v2a.inference.evaluation.metrics import Figure
@@ -134,10 +134,3 @@ def as_json(figure: Figure) -> dict[str, float | int | None]:
         name: None if isinstance(v, float) and math.isnan(v) else round(v, 6)
         for name, v in values.items()
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import soundfile
 
 from spatial_v2a.clip import Clip
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import write_text, written_whole
 from spatial_v2a.timing import TIMING
 
 
@@ -64,17 +64,15 @@ class SoundStore:
         path = self.path(row, key)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.with_suffix(".json").unlink(missing_ok=True)
-        temporary = path.with_suffix(".tmp")
-        soundfile.write(
-            temporary,
-            np.clip(audio_LC, -1.0, 1.0),
-            TIMING.sample_rate_hz,
-            subtype="PCM_16",
-            format="WAV",
-        )
-        os.replace(temporary, path)
-        temporary.write_text(json.dumps({"stamp": stamp, "notes": notes}))
-        os.replace(temporary, path.with_suffix(".json"))
+        with written_whole(path, overwrite=True) as draft:
+            soundfile.write(
+                draft,
+                np.clip(audio_LC, -1.0, 1.0),
+                TIMING.sample_rate_hz,
+                subtype="PCM_16",
+                format="WAV",
+            )
+        write_text(path.with_suffix(".json"), json.dumps({"stamp": stamp, "notes": notes}))
 
     def load(self, row: str, key: str) -> np.ndarray:
         """Reads a stored sound as float32 [L, 2]."""

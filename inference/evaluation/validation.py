@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 
+from spatial_v2a.files import write_text, written_whole
 from spatial_v2a.inference.evaluation.metrics import Figure
-from spatial_v2a.inference.evaluation.report import cell, write_text
+from spatial_v2a.inference.evaluation.report import cell
 from spatial_v2a.inference.evaluation.rows import Record, Row, hold_last
 from spatial_v2a.inference.evaluation.scoring import RowScore, score_row, skill
 from spatial_v2a.inference.evaluation.trajectory import centred_mean
@@ -182,6 +183,5 @@ def draw(path: Path, results: dict[str, dict[float, dict[str, Figure]]]) -> None
         axes.errorbar(amounts, values, yerr=[below, above], fmt="o-", color="tab:red", capsize=3)
         axes.set(xlabel=f"put in: {sweep.title} {sweep.unit}", ylabel=SHOWN[sweep.figure])
         axes.axhline(0, color="0.85", linewidth=1, zorder=0)
-    temporary = path.with_suffix(".tmp")
-    picture.savefig(temporary, dpi=100, format="png")
-    temporary.replace(path)
+    with written_whole(path, overwrite=True) as draft:
+        picture.savefig(draft, dpi=100, format="png")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from spatial_v2a.inference.files import written_whole
+from spatial_v2a.files import written_whole
 from spatial_v2a.inference.footage.rows import FootageRecord
 from spatial_v2a.panning import MAX_LEVEL_DIFFERENCE_DB, law_level_difference_db
 from spatial_v2a.stereo import pan_curve, tick_energies
@@ -55,8 +55,8 @@ def plot_item(
     axes.set_title(f"{record.item.key} (original: {record.original.kind})", fontsize=9)
     figure.legend(fontsize=7, loc="outside lower center", ncols=4)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as partial:
-        figure.savefig(partial, dpi=100, format="png")
+    with written_whole(path, overwrite=True) as draft:
+        figure.savefig(draft, dpi=100, format="png")
 
 
 def _draw(axes, audio_LC: np.ndarray, *, sign: int = 1, **style) -> None:

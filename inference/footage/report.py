@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from spatial_v2a.files import write_text
 from spatial_v2a.inference.evaluation import rows
-from spatial_v2a.inference.evaluation.report import as_json, cell, write_text
+from spatial_v2a.inference.evaluation.report import as_json, cell
 from spatial_v2a.inference.footage.folder import NotScored
 from spatial_v2a.inference.footage.rows import FootageRecord
 from spatial_v2a.inference.footage.scoring import (

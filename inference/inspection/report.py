@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spatial_v2a.errors import UserError, as_tuple
-from spatial_v2a.inference.files import check_writable, written_whole
+from spatial_v2a.files import cannot_write, check_writable, written_whole
 from spatial_v2a.inference.inspection.bearings import BearingTrack, BoxFinder, find_bearings
 from spatial_v2a.inference.inspection.measure import (
     FIXED,
@@ -40,11 +40,16 @@ OnProgress = Callable[[str, float], None]
 
 @dataclass(frozen=True)
 class InspectJob:
-    """One file to inspect: the file, its first sound track, and where its picture goes."""
+    """One file to inspect: the file, its first sound track, and where its picture goes.
+
+    Attributes:
+        overwrite: whether a picture that exists is replaced.
+    """
 
     path: Path
     track: Track
     png: Path
+    overwrite: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def plan_inspection(
         if pngs.count(png) > 1:
             raise UserError(f"two files would both have their picture in {png}; inspect them apart")
         check_writable(png, overwrite=overwrite)
-    return [InspectJob(*parts) for parts in zip(files, tracks, pngs, strict=True)]
+    return [InspectJob(*parts, overwrite) for parts in zip(files, tracks, pngs, strict=True)]
 
 
 def inspect_file(
@@ -106,11 +111,10 @@ def inspect_file(
     measured = measure(job.path, job.track, on_window=lambda n: tell("sound", n / 5))
     swap, bearings = _compare_with_picture(job, measured, finder, tell)
     try:
-        with written_whole(job.png) as partial:
-            draw_picture(partial, measured, title=job.path.name, bearings=bearings)
+        with written_whole(job.png, overwrite=job.overwrite) as draft:
+            draw_picture(draft, measured, title=job.path.name, bearings=bearings)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {job.png} ({reason}); free space or use --out") from error
+        raise cannot_write(job.png, error, option="--out") from error
     return FileReport(job, measured, swap, tuple(_warnings(job.track, measured, swap)))
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from spatial_v2a.files import Outputs
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach, checkpoint_digest
@@ -26,8 +27,8 @@ class FileMarks:
     model: SpatialV2A | None = None
     settings: EngineSettings | None = None
 
-    def sign(self, path: Path, *, out: Path) -> None:
-        """Puts the statement of origin into `path`, which becomes `out`."""
+    def sign(self, path: Path, *, out: Path, outputs: Outputs) -> None:
+        """Puts the statement of origin into `path`, which becomes `out`, one of `outputs`."""
         if not self.provenance or self.model is None or self.settings is None:
             return
         assert self.model.folder is not None
@@ -39,4 +40,4 @@ class FileMarks:
             command=self.command,
             settings=settings | {"is_marked": self.watermark},
         )
-        attach(path, origin, out=out)
+        attach(path, origin, out=out, outputs=outputs)

@@ -7,12 +7,12 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.files import scratch_folder, written_whole
+from spatial_v2a.files import Outputs, cannot_write, written_whole
 from spatial_v2a.inference.marking import mp4, wav
 from spatial_v2a.inference.marking.manifest import FORMATS, Manifest, Provenance
 from spatial_v2a.inference.marking.signer import Credential, signing_credential
@@ -56,12 +56,12 @@ def attach(
     *,
     ingredient: Path | None = None,
     out: Path | None = None,
+    outputs: Outputs | None = None,
 ) -> list[Path]:
     """Signs a finished file; its packets, samples, times and tags stay as they are.
 
     The file is replaced by a copy with the manifest in it (mp4, m4v, mov, wav, flac). Matroska,
-    WebM, RF64 and what turns out not to take it stay untouched and get a sidecar, which replaces
-    one that exists.
+    WebM, RF64 and what turns out not to take it stay untouched and get a sidecar.
 
     Args:
         path: the file, complete; its suffix says the container.
@@ -69,6 +69,7 @@ def attach(
         ingredient: the video the sound was made for; a manifest in it is carried along.
         out: the file to be, where `path` is a name for the time of writing: the manifest names it,
             and a sidecar lies beside it.
+        outputs: takes the sidecar; None writes it at once, over one that exists.
 
     Returns:
         Files written besides `path`: the sidecar, or nothing.
@@ -89,18 +90,15 @@ def attach(
             return []
         sidecar = sidecar_of(out)
         signed = manifest.sign(wav.digest_of(path), credential)
-        with written_whole(sidecar) as partial:
-            partial.write_bytes(signed)
+        with nullcontext(outputs) if outputs else Outputs(overwrite=True) as written:
+            written.new(sidecar).write_bytes(signed)
         return [sidecar]
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(
-            f"cannot add provenance to {path} ({reason}); free space or use --no-provenance"
-        ) from error
+        raise cannot_write(out, error) from error
     except c2pa.C2paError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"cannot sign {path} with {credential.origin} ({reason}); give another key or use"
+            f"cannot sign {out} with {credential.origin} ({reason}); give another key or use"
             " --no-provenance"
         ) from error
 
@@ -115,10 +113,15 @@ def _is_embedded(path: Path, manifest: Manifest, credential: Credential) -> bool
     import c2pa
 
     try:
-        with written_whole(path) as partial, _scratch_in(path.parent):
-            with open(path, "rb") as source, open(partial, "w+b") as target:
+        with Outputs(overwrite=True) as signed:
+            draft = signed.new(path)
+            with (
+                _temporary_files_in(signed.temporary_folder(path)),
+                open(path, "rb") as source,
+                open(draft, "w+b") as target,
+            ):
                 manifest.embed(source, target, FORMATS[suffix], credential)
-            num_added = partial.stat().st_size - path.stat().st_size
+            num_added = draft.stat().st_size - path.stat().st_size
             if suffix != ".flac" and not mp4.can_shift(path, num_added):
                 raise c2pa.C2paError.NotSupported("its 32-bit offsets are used up")
     except (c2pa.C2paError.Io, c2pa.C2paError.Signature):
@@ -137,24 +140,23 @@ def _is_embedded_in_wav(path: Path, manifest: Manifest, credential: Credential) 
     plan = wav.plan_chunk(path, sign)
     if plan is None:
         return False
-    with written_whole(path) as partial:
-        wav.embed(path, partial, plan, sign)
+    with written_whole(path, overwrite=True) as draft:
+        wav.embed(path, draft, plan, sign)
     return True
 
 
 @contextmanager
-def _scratch_in(folder: Path) -> Iterator[None]:
-    """Makes the library keep its copy of the file beside it: /tmp is memory on many machines."""
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    """Makes the library keep its copy of the file there: /tmp is memory on many machines."""
     before = os.environ.get("TMPDIR")
-    with scratch_folder(folder) as scratch:
-        os.environ["TMPDIR"] = str(scratch)
-        try:
-            yield
-        finally:
-            if before is None:
-                del os.environ["TMPDIR"]
-            else:
-                os.environ["TMPDIR"] = before
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
 
 
 @cache

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import rename_to_new
 from spatial_v2a.inference.marking.certificate import make_certificate
 
 if TYPE_CHECKING:
@@ -176,26 +177,16 @@ def _stored(folder: Path) -> Credential:
             file.write(fresh.key_pem + fresh.chain_pem)
             file.flush()
             os.fsync(file.fileno())
-        if not path.exists() and _linked(draft, path):
-            return fresh
-        # Another process was first, or an old file is in the way.
-        known = _parsed(path)
-        if known is None:
-            os.replace(draft, path)
+        try:
+            rename_to_new(Path(draft), path)
+        except FileExistsError:
+            # Another process was first, or an old file is in the way.
+            known = _parsed(path)
+            if known is None:
+                os.replace(draft, path)
         return known or fresh
     finally:
         Path(draft).unlink(missing_ok=True)
-
-
-def _linked(draft: str, path: Path) -> bool:
-    """Gives the draft its name unless the name is taken, in one step; False when it did not."""
-    try:
-        os.link(draft, path)
-    except OSError as error:
-        # Taken meanwhile, or a file system without hard links.
-        log.debug("%s not linked: %s", path, error)
-        return False
-    return True
 
 
 def _parsed(path: Path) -> Credential | None:

@@ -1,7 +1,6 @@
 """Takes one clip out of its shard as plain files: a silent video, its true sound, its geometry."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import soundfile
 
 from spatial_v2a.clip import Clip, read_shards
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import Outputs
 from spatial_v2a.geometry import pool_grid
 from spatial_v2a.timing import TIMING
 
@@ -69,21 +69,17 @@ def export_clip(
         UserError: the folder cannot be written.
     """
     paths = {name: folder / name for name in (VIDEO_NAME, AUDIO_NAME, GEOMETRY_NAME)}
-    partial = {name: path.with_name(f".{name}.part") for name, path in paths.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write_video(partial[VIDEO_NAME], clip)
-        soundfile.write(
-            partial[AUDIO_NAME], clip.audio_LC(), TIMING.sample_rate_hz, "PCM_16", format="WAV"
-        )
-        lines = (geometry_line(clip, tick, depth_grid) for tick in range(clip.num_ticks))
-        text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-        partial[GEOMETRY_NAME].write_text(text)
-        for name, path in paths.items():
-            os.replace(partial[name], path)
+        with Outputs(overwrite=True) as outputs:
+            drafts = {name: outputs.new(path) for name, path in paths.items()}
+            _write_video(drafts[VIDEO_NAME], clip)
+            soundfile.write(
+                drafts[AUDIO_NAME], clip.audio_LC(), TIMING.sample_rate_hz, "PCM_16", format="WAV"
+            )
+            lines = (geometry_line(clip, tick, depth_grid) for tick in range(clip.num_ticks))
+            text = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
+            drafts[GEOMETRY_NAME].write_text(text, "utf-8")
     except OSError as error:
         raise UserError(f"cannot write to {folder}: {error.strerror}; choose another") from None
-    finally:
-        for path in partial.values():
-            path.unlink(missing_ok=True)
     return paths

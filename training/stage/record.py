@@ -21,6 +21,7 @@ import webdataset
 
 from spatial_v2a.clip import clip_to_sample
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import write_text, written_whole
 from spatial_v2a.training.stage.capture import WALKER_ID, Take, num_tics, play, to_output_rate
 from spatial_v2a.training.stage.mod import build_mod
 from spatial_v2a.training.stage.plan import (
@@ -207,18 +208,14 @@ def _start_worker() -> None:
 
 
 def record_shard(path: Path, plans: list[ClipPlan], scratch: Path) -> ShardReport:
-    """Records one shard under a temporary name and then gives it its own."""
+    """Records one shard, whole or not at all."""
     studio = _studio(str(scratch))
-    partial = path.with_suffix(".tar.part")
-    try:
-        with open(partial, "wb") as stream:
-            writer = webdataset.TarWriter(stream, encoder=False, mtime=0, compress=False)
-            for plan in plans:
-                writer.write(record_clip(studio, plan))
-            writer.close()
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Another recorder of this folder has the same settings, and so the same bytes.
+    with written_whole(path, overwrite=True) as draft, open(draft, "wb") as stream:
+        writer = webdataset.TarWriter(stream, encoder=False, mtime=0, compress=False)
+        for plan in plans:
+            writer.write(record_clip(studio, plan))
+        writer.close()
     seconds = sum(num_tics(p.num_ticks) for p in plans) / 35
     return ShardReport(path, len(plans), seconds)
 
@@ -243,7 +240,7 @@ def prepare_folder(out: Path, settings: RecordingSettings) -> None:
             f"{out} holds a recording with other settings (see {SETTINGS_FILE}); choose another"
             " --out, or repeat its settings to resume"
         )
-    known.write_text(json.dumps(settings.model_dump(), indent=1, sort_keys=True))
+    write_text(known, json.dumps(settings.model_dump(), indent=1, sort_keys=True))
 
 
 def _read_settings(path: Path) -> RecordingSettings:
