@@ -175,6 +175,7 @@ class Dubber:
             Outputs(overwrite=job.overwrite) as outputs,
             ExitStack() as stack,
         ):
+            outputs.follow_links(job.paths)
             sounds = [stack.enter_context(DrySound(outputs, take.out)) for take in job.takes]
             recorder = None
             if job.stems is not None:

@@ -94,6 +94,11 @@ class DubJob:
         """The pan picture of the first take."""
         return self.takes[0].report
 
+    @property
+    def paths(self) -> list[Path]:
+        """Every file that is written, the stems left out."""
+        return _paths_of(self.takes, self.options, self.ranking)
+
     def extent(self, take: Take) -> Extent:
         """Where the sound of a take's file lies: that of a video keeps the original's ends."""
         is_video = take.out.suffix.lower() in PACKAGINGS
@@ -184,11 +189,15 @@ def output_paths(target: Path, options: DubOptions, *, seed: int, report: bool) 
         options, seed, report: as for `plan_jobs`.
     """
     takes = plan_takes(target, options.takes, seed=seed, report=report)
+    return _paths_of(takes, options, ranking_path(target) if options.takes > 1 else None)
+
+
+def _paths_of(takes: tuple[Take, ...], options: DubOptions, ranking: Path | None) -> list[Path]:
     paths = [path for take in takes for path in (take.out, take.report) if path is not None]
     if options.provenance:
         paths += [sidecar_of(take.out) for take in takes if needs_sidecar(take.out)]
-    if options.takes > 1:
-        paths += [ranking_path(target).with_suffix(suffix) for suffix in (".json", ".md", ".png")]
+    if ranking is not None:
+        paths += [ranking.with_suffix(suffix) for suffix in (".json", ".md", ".png")]
     return paths
 
 

@@ -219,6 +219,7 @@ def _opened_sink(
     from spatial_v2a.files import Outputs
     from spatial_v2a.inference.live.sinks import FileSink, PcmSink
     from spatial_v2a.inference.live.speakers import Speakers
+    from spatial_v2a.inference.marking.provenance import sidecar_of
 
     if sink == SPEAKERS:
         with closing(Speakers()) as speakers:
@@ -228,6 +229,7 @@ def _opened_sink(
     else:
         with Outputs(overwrite=overwrite) as outputs:
             draft = outputs.new(Path(sink))
+            outputs.follow_links([sidecar_of(Path(sink))])
             with closing(FileSink(draft, is_marked=marks.watermark)) as file:
                 yield file
             marks.sign(draft, out=Path(sink), outputs=outputs)

@@ -18,7 +18,7 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -146,10 +146,15 @@ class Outputs:
         self._scratch: dict[Path, _Scratch] = {}
         self._drafts: list[_Draft] = []
         self._folders: list[Path] = []
+        self._targets: dict[Path, Path] = {}
+
+    def follow_links(self, paths: Iterable[Path]) -> None:
+        """Follows the links of outputs to come as they are now; later ones are left alone."""
+        self._targets |= {path: _behind_link(path) for path in paths}
 
     def new(self, path: Path) -> Path:
         """An empty file to write to; its suffix is that of `path`, whose place it takes."""
-        target = _behind_link(path)
+        target = self._targets.get(path) or _behind_link(path)
         scratch = self._scratch_in(target.parent)
         draft = scratch.new_file(path.suffix)
         self._drafts.append(_Draft(draft, target, path, stat.S_IMODE(draft.stat().st_mode)))

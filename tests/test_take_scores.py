@@ -14,7 +14,12 @@ from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features
 from spatial_v2a.inference.dubbing.take_faults import find_clicks, outside_rhythm
 from spatial_v2a.inference.dubbing.take_meter import TakeMeter
 from spatial_v2a.inference.dubbing.take_onsets import OnsetMeter
-from spatial_v2a.inference.dubbing.take_ranking import behind, ranking_table
+from spatial_v2a.inference.dubbing.take_ranking import (
+    behind,
+    ranking_json,
+    ranking_markdown,
+    ranking_table,
+)
 from spatial_v2a.inference.dubbing.take_report import draw_takes
 from spatial_v2a.inference.dubbing.take_scene import MAX_THUMBNAILS, SceneNotes
 from spatial_v2a.inference.dubbing.take_scores import TakeScore, rank_takes, score_take
@@ -282,15 +287,14 @@ def test_the_largest_reason_comes_first() -> None:
     assert behind(best, best) == ""
 
 
-def test_the_report_lists_every_take(tmp_path: Path, good: TakeScore) -> None:
+def test_the_report_lists_every_take(good: TakeScore) -> None:
     scores = [replace(good, direction=0.2), good, make_score((None, None, 0.5))]
     names = ["a", "b", "c"]
-    document = json.loads((tmp_path / "r.json").read_text())
+    document = json.loads(ranking_json(names, scores, title="clip.mp4"))
     assert [entry["take"] for entry in document["ranking"]] == ["b", "a", "c"]
     assert document["ranking"][2]["sync"] is None
     assert document["ranking"][1]["why"].startswith("-")
-    assert ranking_table(["a", "b", "c"], scores) in markdown.read_text()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["r.json", "r.md"]
+    assert ranking_table(names, scores) in ranking_markdown(names, scores, title="clip.mp4")
 
 
 def test_the_picture_grows_with_the_takes(tmp_path, scene, good_LC, good) -> None:

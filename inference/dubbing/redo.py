@@ -51,6 +51,7 @@ def redo(
         write_errors_as_user_errors(take.out),
         Outputs(overwrite=plan.job.overwrite) as outputs,
     ):
+        outputs.follow_links(plan.job.paths)
         new_LC, times_ms = _draw(dubber, plan, on_tick)
         meter = StereoMeter()
         for start in range(0, len(new_LC), TIMING.samples_per_tick):

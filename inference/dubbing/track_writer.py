@@ -187,6 +187,7 @@ class TrackWriter:
         num_ticks = 0
         try:
             with Outputs(overwrite=job.overwrite) as outputs, engine_threads(self.device):
+                outputs.follow_links([job.picture] if job.picture else [])
                 images = job.source.ticks(max_width=self.perception.config.max_image_width)
                 with outputs.new(job.out).open("w", encoding="utf-8") as file, closing(images):
                     for image_HWC in images:
