@@ -13,7 +13,7 @@ from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.files import check_writable
 from spatial_v2a.inference.dubbing.mixing import Extent, MixSettings, mix_extent
 from spatial_v2a.inference.marking.provenance import needs_sidecar, sidecar_of
-from spatial_v2a.inference.mux import PACKAGINGS, SoundPlan, check_suffix, kept_streams
+from spatial_v2a.inference.mux import PACKAGINGS, SoundPlan, check_suffix, plan_copies
 from spatial_v2a.inference.original_sound import OriginalTrack, original_tracks
 from spatial_v2a.strict import StrictConfig
 
@@ -209,9 +209,13 @@ def default_out(video: Path, out: Path | None) -> Path:
 
 
 def default_name(video: Path) -> str:
-    """`clip.mp4` becomes `clip.dubbed.mp4`; containers that are not written become Matroska."""
-    suffix = video.suffix if video.suffix.lower() in PACKAGINGS else ".mkv"
-    return f"{video.stem}.dubbed{suffix}"
+    """`clip.mp4` becomes `clip.dubbed.mp4`; others become Matroska, but a GIF becomes MOV.
+
+    Matroska holds a GIF's pictures too, but loses which of them stand alone.
+    """
+    if video.suffix.lower() in PACKAGINGS:
+        return f"{video.stem}.dubbed{video.suffix}"
+    return f"{video.stem}.dubbed{'.mov' if video.suffix.lower() == '.gif' else '.mkv'}"
 
 
 def ranking_path(target: Path) -> Path:
@@ -262,7 +266,8 @@ def _plan(
     if stems is not None:
         _check_stems(stems, overwrite=overwrite)
     if target.suffix.lower() in PACKAGINGS:
-        kept_streams(source, target.suffix.lower(), sound.kept)
+        copies = plan_copies(source, target.suffix.lower(), sound.kept)
+        job = replace(job, sound=replace(sound, copies=copies))
     return job
 
 

@@ -5,22 +5,34 @@ Legend: L samples, C audio channels.
 
 import io
 import logging
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import shlex
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import BinaryIO, Protocol, Self
 
 import av
 import numpy as np
 from av.container import InputContainer, OutputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.conditioning.video_scan import open_input, picture_stream
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference import mp4
 from spatial_v2a.inference.sound_file import SOUND_FORMATS, SoundFile
+from spatial_v2a.inference.stream_copy import (
+    CopyPlan,
+    StreamCopier,
+    codec_of,
+    copied_tags,
+    family,
+    is_cover,
+    is_remade,
+    timecode_tags,
+)
 from spatial_v2a.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -47,8 +59,11 @@ PACKAGINGS = {
     ".mkv": Packaging("matroska", *_FLAC),
     ".webm": Packaging("webm", "libopus", "flt", {"b": "192000"}),
 }
-# Tags that describe the old file, not its content.
-STALE_TAGS = {"encoder", "major_brand", "minor_version", "compatible_brands", "duration"}
+_MP4_WRITERS = ("mp4", "mov")
+# What a refusal proposes first.
+_REMEDIES = (".mkv", ".mp4", ".mov", ".webm")
+# Packets of the picture that a trial reads back: enough to know its codec and pixels.
+TRIAL_PACKETS = 12
 
 
 @dataclass(frozen=True)
@@ -59,6 +74,7 @@ class SoundPlan:
         start, stop: first sample and one past the last, from the picture's start; None is the
             picture's end.
         kept: streams of the input's own sound that are copied.
+        copies: all that is copied, from `plan_copies`; None finds it when the file is opened.
         tags: language and title of the new track.
         is_default: whether players choose the new track by themselves.
     """
@@ -66,6 +82,7 @@ class SoundPlan:
     start: int = 0
     stop: int | None = None
     kept: tuple[int, ...] = ()
+    copies: CopyPlan | None = None
     tags: dict[str, str] = field(default_factory=dict)
     is_default: bool = True
 
@@ -124,10 +141,11 @@ def open_sink(
     return DubbedVideo(path, source, plan, kept=kept)
 
 
-def kept_streams(source: VideoSource, suffix: str, sound: tuple[int, ...] = ()) -> list[int]:
-    """Indices of the input's streams that the container of `suffix` can hold, picture first.
+def plan_copies(source: VideoSource, suffix: str, sound: tuple[int, ...] = ()) -> CopyPlan:
+    """Finds which of the input's streams go into a file of `suffix`, by writing them to nowhere.
 
-    All streams but sound are tried, by writing a header to memory.
+    All streams but other sound are tried: what is planned was written to its end, and its first
+    packets were read back. One line of the log says what does not go along.
 
     Args:
         source: the input.
@@ -137,41 +155,161 @@ def kept_streams(source: VideoSource, suffix: str, sound: tuple[int, ...] = ()) 
     Raises:
         UserError: the container cannot hold the picture itself, or one of `sound`.
     """
-    packaging = PACKAGINGS[suffix]
     if not source.extent.has_times:
         raise UserError(
             f"{source.path} is a raw stream without times; wrap it in MP4, or use -o with .wav"
         )
     with open_input(source.path) as container:
-        picture = picture_stream(container, source.path)
+        required = (picture_stream(container, source.path).index, *sound)
+        names = {s.index: f"{codec_of(s)} {s.type}" for s in container.streams}
         others = [
-            s.index
-            for s in container.streams
-            if s.type in ("video", "subtitle", "data", "attachment") and s.index != picture.index
-        ]
-        if not _can_hold(container, [picture.index], packaging):
+            s.index for s in container.streams
+            if s.type != "audio" and s.index not in required and not is_remade(s)
+        ]  # fmt: skip
+        plan = CopyPlan((), tags=timecode_tags(container))
+    for is_tagged in _tag_order(source, suffix):
+        whole = (*required, *others)
+        tagged = frozenset(whole if is_tagged else ())
+        wanted = replace(plan, streams=whole, tagged=tagged)
+        if _try_out(source, suffix, wanted) is None:
+            return wanted
+    for index in required:
+        larger, reason = _extended(source, suffix, plan, index)
+        if larger is None:
+            kept = "" if index == required[0] else ", which is to be kept"
             raise UserError(
-                f"a {suffix} file cannot hold the {picture.codec_context.name} video of"
-                f" {source.path}; use -o with .mkv or .wav, or convert it to H.264 first"
+                f"a {suffix} file cannot hold the {names[index]} of {source.path}{kept}"
+                f" ({reason}); {_remedy(source, suffix, required)}"
             )
-        for index in sound:
-            name = container.streams[index].codec_context.name
-            if not _can_hold(container, [picture.index, index], packaging) or (
-                # FFmpeg's MP4 writer fails at its end on PCM that comes from another container.
-                packaging.container in ("mp4", "mov")
-                and name.startswith("pcm_")
-                and "mov" not in container.format.name
-            ):
-                raise UserError(
-                    f"a {suffix} file cannot hold the {name} sound track of {source.path}, which is"
-                    " to be kept; use -o with .mkv"
-                )
-        required = [picture.index, *sound]
-        if _can_hold(container, [*required, *others], packaging):
-            return [*required, *others]
-        return required + [
-            index for index in others if _can_hold(container, [picture.index, index], packaging)
-        ]
+        plan = larger
+    for index in others:
+        larger, _ = _extended(source, suffix, plan, index)
+        plan = larger or plan
+    left_out = [f"{index} ({names[index]})" for index in others if index not in plan.streams]
+    if left_out:
+        log.warning(
+            "%s: a %s file cannot hold stream %s; left out",
+            source.path, suffix, ", ".join(left_out),
+        )  # fmt: skip
+    return plan
+
+
+def _extended(
+    source: VideoSource, suffix: str, plan: CopyPlan, index: int
+) -> tuple[CopyPlan | None, str]:
+    """The plan with one more stream, with the input's codec tag or without; or None and why not."""
+    reason = ""
+    for is_tagged in _tag_order(source, suffix):
+        tagged = plan.tagged | {index} if is_tagged else plan.tagged
+        larger = replace(plan, streams=(*plan.streams, index), tagged=tagged)
+        failure = _try_out(source, suffix, larger)
+        if failure is None:
+            return larger, ""
+        reason = reason or failure
+    return None, reason
+
+
+def _tag_order(source: VideoSource, suffix: str) -> tuple[bool, bool]:
+    """Whether a codec tag is tried first as it is: MP4 and MOV have other tags than AVI and TS."""
+    with open_input(source.path) as container:
+        is_own = family(container) in ("mov", "matroska")
+    return (
+        (False, True)
+        if PACKAGINGS[suffix].container in _MP4_WRITERS and not is_own
+        else (True, False)
+    )
+
+
+def _try_out(source: VideoSource, suffix: str, copies: CopyPlan) -> str | None:
+    """Writes the plan's streams and a moment of silence to nowhere; None, or why that fails."""
+    plan = SoundPlan(copies=copies)
+    silence_LC = np.zeros((source.timing.samples_per_tick, source.timing.num_channels), np.float32)
+    try:
+        head = io.BytesIO()
+        with DubbedVideo(head, source, plan, suffix=suffix, max_packets=TRIAL_PACKETS) as trial:
+            trial.write(silence_LC)
+        lost = _lost(source, copies, head)
+        if lost:
+            return lost
+        with DubbedVideo(_Nowhere(), source, plan, suffix=suffix) as trial:
+            trial.write(silence_LC)
+    except (av.error.FFmpegError, ValueError, NotImplementedError) as error:
+        return str(getattr(error, "strerror", None) or error)
+    return None
+
+
+def _lost(source: VideoSource, copies: CopyPlan, written: io.BytesIO) -> str | None:
+    """What is not in a trial file as it is in the input; None when everything is."""
+    written.seek(0)
+    with open_input(source.path) as container, av.open(written) as trial:
+        found = [_kind(stream) for stream in trial.streams]
+        for index in copies.streams:
+            kind = _kind(container.streams[index])
+            if kind not in found:
+                return f"{kind[1]} comes back as something else"
+            found.remove(kind)
+    return None
+
+
+def _kind(stream: Stream) -> tuple:
+    """What must be the same of a stream and its copy; of a picture also how its pixels lie."""
+    if is_cover(stream):
+        return "cover", codec_of(stream)
+    if stream.type != "video":
+        return stream.type, codec_of(stream)
+    context = stream.codec_context
+    if context is None:
+        return "video", "unknown"
+    layout = context.format.name.replace("yuvj", "yuv") if context.format else None
+    return "video", codec_of(stream), context.width, context.height, layout
+
+
+def _remedy(source: VideoSource, suffix: str, streams: tuple[int, ...]) -> str:
+    """Other containers that hold these streams, after trying; a command where there are none."""
+    fitting = [s for s in _REMEDIES if s != suffix and _holds(source, s, streams)][:1]
+    # Sound alone needs no container for pictures, but it is one track.
+    fitting += [".wav"] if len(streams) == 1 else []
+    words = f"use -o with {' or '.join(fitting)}" if fitting else ""
+    if fitting in ([], [".wav"]):
+        codecs = "-c:v libx264 -c:a flac" if fitting == [] else "-c:v libx264 -c:a copy"
+        target = source.path.with_suffix(".h264.mkv")
+        command = shlex.join(["ffmpeg", "-i", str(source.path), *codecs.split(), str(target)])
+        words += f"{', or ' if words else ''}convert it first: {command}"
+    return words
+
+
+def _holds(source: VideoSource, suffix: str, streams: tuple[int, ...]) -> bool:
+    plan: CopyPlan | None = CopyPlan(())
+    for index in streams:
+        if plan is not None:
+            plan, _ = _extended(source, suffix, plan, index)
+    return plan is not None
+
+
+class _Nowhere(io.RawIOBase):
+    """A file that keeps nothing but its size."""
+
+    def __init__(self) -> None:
+        self._place = self._size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:
+        self._place += len(data)
+        self._size = max(self._size, self._place)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._place, io.SEEK_END: self._size}[whence]
+        self._place = start + offset
+        return self._place
+
+    def tell(self) -> int:
+        return self._place
 
 
 class DubbedVideo:
@@ -179,44 +317,64 @@ class DubbedVideo:
 
     def __init__(
         self,
-        path: Path,
+        target: Path | BinaryIO,
         source: VideoSource,
         plan: SoundPlan | None = None,
         *,
         kept: KeptPackets | None = None,
+        suffix: str | None = None,
+        max_packets: int | None = None,
     ) -> None:
+        """Writes the header.
+
+        Args:
+            target: the file to write, or where a trial goes.
+            source: the video.
+            plan: where the sound lies, and beside what.
+            kept: packets that replace encoded ones.
+            suffix: of the file's name; None takes it from `target`.
+            max_packets: for a trial: packets of the picture after which its copying ends.
+        """
         plan = plan or SoundPlan()
+        suffix = suffix or target.suffix.lower()
+        copies = plan.copies or plan_copies(source, suffix, plan.kept)
+        packaging = PACKAGINGS[suffix]
+        self._target = target
         self._kept_sound = kept
-        packaging = PACKAGINGS[path.suffix.lower()]
         self._timing = source.timing
         self._left = (source.num_samples if plan.stop is None else plan.stop) - plan.start
         self._sent = 0
-        self._end_s = source.extent.start_s + source.duration
         # The sound lies where the picture starts on the file's own clock, or as planned.
         self._start = round(source.extent.start_s * source.timing.sample_rate_hz) + plan.start
-        indices = kept_streams(source, path.suffix.lower(), plan.kept)
-        self._opened = open_input(source.path)
-        self._input = self._opened.__enter__()
-        # MP4 would state lengths in milliseconds; the audio clock makes them exact.
-        is_mp4 = packaging.container in ("mp4", "mov")
-        options = {"movie_timescale": str(source.timing.sample_rate_hz)} if is_mp4 else {}
-        self._output = av.open(
-            str(path), "w", format=packaging.container, container_options=options
-        )
-        # The new track stands before the others, as the one that is played.
-        self._streams = _add_copies(self._input, self._output, indices[:1])
-        if plan.is_default:
-            self._audio = _add_sound(self._output, packaging, plan)
-        self._streams |= _add_copies(
-            self._input, self._output, indices[1:], is_sound_default=not plan.is_default
-        )
-        if not plan.is_default:
-            self._audio = _add_sound(self._output, packaging, plan)
         self._format = packaging.sample_format
-        _copy_tags(self._input, self._output)
-        self._output.start_encoding()
-        self._packets = self._kept_packets()
-        self._next_packet = next(self._packets, None)
+        with ExitStack() as stack:
+            self._input = stack.enter_context(open_input(source.path))
+            self._picture = self._input.streams[copies.streams[0]]
+            self._entry = self._sample_entry(source.path, packaging)
+            self._output = av.open(
+                str(target) if isinstance(target, Path) else target,
+                "w",
+                format=packaging.container,
+                container_options=_container_options(self._picture, packaging),
+            )
+            self._copier = StreamCopier(
+                self._input,
+                source.path,
+                self._output,
+                copies,
+                end_s=source.extent.start_s + source.duration,
+                max_packets=max_packets,
+            )
+            # The new track stands before the others, as the one that is played.
+            self._copier.add(copies.streams[:1])
+            if plan.is_default:
+                self._audio = _add_sound(self._output, packaging, plan)
+            self._copier.add(copies.streams[1:], is_sound_default=not plan.is_default)
+            if not plan.is_default:
+                self._audio = _add_sound(self._output, packaging, plan)
+            _copy_tags(self._input, self._output)
+            self._output.start_encoding()
+            self._opened = stack.pop_all()
 
     def write(self, audio_LC: np.ndarray) -> None:
         """Appends float sound [L, 2]; what reaches past the picture's end is cut."""
@@ -229,15 +387,18 @@ class DubbedVideo:
         frame.pts = self._start + self._sent
         self._left -= len(audio_LC)
         self._sent += len(audio_LC)
-        self._copy_until(Fraction(self._start + self._sent, self._timing.sample_rate_hz))
+        self._copier.write_until(Fraction(self._start + self._sent, self._timing.sample_rate_hz))
         self._write_sound(self._audio.encode(frame))
 
     def close(self) -> None:
         """Flushes the encoder, copies the rest of the picture and completes the file."""
         self._write_sound(self._audio.encode(None))
-        self._copy_until(None)
+        self._copier.write_until(None)
         self._output.close()
-        self._opened.__exit__(None, None, None)
+        self._opened.close()
+        if self._entry is not None:
+            # The picture is the first track.
+            self._keep_entry(*self._entry)
 
     def __enter__(self) -> Self:
         return self
@@ -256,7 +417,26 @@ class DubbedVideo:
         except av.error.FFmpegError as broken:
             # The first error is the one to tell; this file is thrown away.
             log.debug("closing an unfinished file: %s", broken)
-        self._opened.__exit__(None, None, None)
+        self._opened.close()
+
+    def _sample_entry(self, path: Path, packaging: Packaging) -> tuple[bytes, bool] | None:
+        """The picture's sample entry in the input, and whether it fits the output as a whole."""
+        if family(self._input) != "mov" or packaging.container not in _MP4_WRITERS:
+            return None
+        with open(path, "rb") as file:
+            entry = mp4.sample_entry(file, self._picture.id)
+        # An encrypted picture has another one.
+        if entry is None or entry[4:8] != self._picture.codec_context.codec_tag.encode():
+            return None
+        is_mov = self._input.metadata.get("major_brand", "qt  ") == "qt  "
+        return entry, is_mov == (packaging.container == "mov")
+
+    def _keep_entry(self, entry: bytes, is_whole: bool) -> None:
+        if isinstance(self._target, Path):
+            with open(self._target, "r+b") as file:
+                mp4.keep_sample_entry(file, 1, entry, is_whole=is_whole)
+        elif self._target.readable():
+            mp4.keep_sample_entry(self._target, 1, entry, is_whole=is_whole)
 
     def _write_sound(self, packets: list[av.Packet]) -> None:
         for packet in packets:
@@ -270,58 +450,16 @@ class DubbedVideo:
             chosen.stream = self._audio
         return chosen
 
-    def _copy_until(self, limit_s: Fraction | None) -> None:
-        """Copies packets whose decoding time is before the limit; all when it is None."""
-        while self._next_packet is not None:
-            packet = self._next_packet
-            stamp = packet.dts if packet.dts is not None else packet.pts
-            if limit_s is not None and stamp is not None:
-                if stamp * Fraction(packet.time_base) > limit_s:
-                    return
-            packet.stream = self._streams[packet.stream_index]
-            self._output.mux_one(packet)
-            self._next_packet = next(self._packets, None)
 
-    def _kept_packets(self) -> Iterator[av.Packet]:
-        """Packets to copy; those an edit list hides behind the picture's end are left out."""
-        inputs = [self._input.streams[index] for index in self._streams]
-        for packet in self._input.demux(inputs):
-            if packet.size == 0:
-                continue
-            if packet.pts is None and packet.dts is not None:
-                packet.pts = packet.dts
-            if packet.is_discard and packet.dts is not None:
-                if packet.dts * Fraction(packet.time_base) >= self._end_s:
-                    continue
-            yield packet
-
-
-def _add_copies(
-    source: InputContainer,
-    target: OutputContainer,
-    indices: list[int],
-    *,
-    is_sound_default: bool = True,
-) -> dict[int, av.stream.Stream]:
-    """Streams of `target` that take the packets of `source` as they are, by input index.
-
-    Args:
-        source, target: the containers.
-        indices: streams of `source`.
-        is_sound_default: whether a copied sound track may stay the one that is played.
-    """
-    copies = {}
-    for index in indices:
-        original = source.streams[index]
-        copy = target.add_stream_from_template(original)
-        copy.time_base = original.time_base
-        copy.disposition = original.disposition
-        if original.type == "audio" and not is_sound_default:
-            copy.disposition = original.disposition & ~Disposition.default
-        tags = {k: v for k, v in original.metadata.items() if k.lower() not in STALE_TAGS}
-        copy.metadata.update(tags)
-        copies[index] = copy
-    return copies
+def _container_options(picture: Stream, packaging: Packaging) -> dict[str, str]:
+    # Dolby Vision and spherical video are not in the base standards.
+    options = {"strict": "unofficial"}
+    if packaging.container in _MP4_WRITERS:
+        # MP4 would state lengths in milliseconds; the audio clock makes them exact.
+        options["movie_timescale"] = str(TIMING.sample_rate_hz)
+        if family(picture.container) == "mov" and picture.time_base.numerator == 1:
+            options["video_track_timescale"] = str(picture.time_base.denominator)
+    return options
 
 
 def _add_sound(target: OutputContainer, packaging: Packaging, plan: SoundPlan) -> av.AudioStream:
@@ -339,22 +477,10 @@ def _add_sound(target: OutputContainer, packaging: Packaging, plan: SoundPlan) -
 
 
 def _copy_tags(source: InputContainer, target: OutputContainer) -> None:
-    tags = {k: v for k, v in source.metadata.items() if k.lower() not in STALE_TAGS}
-    target.metadata.update(tags)
+    target.metadata.update(copied_tags(source.metadata))
     chapters = source.chapters()
     if chapters:
         target.set_chapters(chapters)
-
-
-def _can_hold(source: InputContainer, indices: list[int], packaging: Packaging) -> bool:
-    """Whether the container takes these streams: a trial in memory, whose refusal is the answer."""
-    try:
-        with av.open(io.BytesIO(), "w", format=packaging.container) as trial:
-            _add_copies(source, trial, indices)
-            trial.start_encoding()
-    except (av.error.FFmpegError, ValueError, NotImplementedError):
-        return False
-    return True
 
 
 def _audio_frame(audio_LC: np.ndarray, sample_format: str) -> av.AudioFrame:

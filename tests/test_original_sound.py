@@ -182,7 +182,7 @@ def test_a_track_that_the_container_cannot_hold_is_refused(tmp_path: Path) -> No
                 if packet.size:
                     packet.stream = copy
                     target.mux(packet)
-    with pytest.raises(UserError, match="cannot hold the flac sound.*mkv"):
+    with pytest.raises(UserError, match="cannot hold the flac audio.*mkv"):
         plan_jobs([both], out=tmp_path / "o.webm", options=DubOptions(track=True))
 
 

@@ -17,7 +17,7 @@ import soundfile
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.marking import mp4
+from spatial_v2a.inference import mp4
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import (
     attach,

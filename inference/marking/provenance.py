@@ -13,7 +13,8 @@ from pathlib import Path
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs, cannot_write, written_whole
-from spatial_v2a.inference.marking import mp4, wav
+from spatial_v2a.inference import mp4
+from spatial_v2a.inference.marking import wav
 from spatial_v2a.inference.marking.manifest import FORMATS, Manifest, Provenance
 from spatial_v2a.inference.marking.signer import Credential, signing_credential
 
