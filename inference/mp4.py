@@ -25,6 +25,10 @@ _SHARED_BOXES = {
 }
 
 
+# Sample entries that are the same in MP4 and MOV but for their name.
+_SHARED_NAMES = {b"avc1", b"avc3", b"dva1", b"dvav", b"hvc1", b"hev1", b"dvh1", b"dvhe"}
+
+
 class Box(NamedTuple):
     """A box: its name, first byte, first byte of its content, and the byte behind it."""
 
@@ -96,14 +100,15 @@ def keep_sample_entry(file: BinaryIO, track_id: int, entry: bytes, *, is_whole: 
 
 
 def _with_missing_boxes(old: bytes, other: bytes) -> bytes:
-    """The entry `old` with what describes the picture in `other` and is not in `old`."""
+    """The entry `old` with what describes the picture in `other` and is not in `old`; its name."""
     known = {name for name, _ in _boxes_of_entry(old)}
     more = [
         box for name, box in _boxes_of_entry(other) if name in _SHARED_BOXES and name not in known
     ]
     end = _ENTRY_FIELDS + sum(len(box) for _, box in _boxes_of_entry(old))
     new = old[:end] + b"".join(more) + old[end:]
-    return struct.pack(">I", len(new)) + new[4:]
+    name = other[4:8] if {old[4:8], other[4:8]} <= _SHARED_NAMES else old[4:8]
+    return struct.pack(">I", len(new)) + name + new[8:]
 
 
 def _boxes_of_entry(entry: bytes) -> Iterator[tuple[bytes, bytes]]:

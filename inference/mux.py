@@ -222,20 +222,21 @@ def _tag_order(source: VideoSource, suffix: str) -> tuple[bool, bool]:
 
 def _try_out(source: VideoSource, suffix: str, copies: CopyPlan) -> str | None:
     """Writes the plan's streams and a moment of silence to nowhere; None, or why that fails."""
-    plan = SoundPlan(copies=copies)
+    plan, head = SoundPlan(copies=copies), io.BytesIO()
     silence_LC = np.zeros((source.timing.samples_per_tick, source.timing.num_channels), np.float32)
+    lost = None
     try:
-        head = io.BytesIO()
         with DubbedVideo(head, source, plan, suffix=suffix, max_packets=TRIAL_PACKETS) as trial:
             trial.write(silence_LC)
         lost = _lost(source, copies, head)
-        if lost:
-            return lost
-        with DubbedVideo(_Nowhere(), source, plan, suffix=suffix) as trial:
-            trial.write(silence_LC)
+        if lost is None:
+            with DubbedVideo(_Nowhere(), source, plan, suffix=suffix) as trial:
+                trial.write(silence_LC)
+    except UserError:
+        raise
     except (av.error.FFmpegError, ValueError, NotImplementedError) as error:
         return str(getattr(error, "strerror", None) or error)
-    return None
+    return lost
 
 
 def _lost(source: VideoSource, copies: CopyPlan, written: io.BytesIO) -> str | None:
@@ -349,13 +350,12 @@ class DubbedVideo:
         self._format = packaging.sample_format
         with ExitStack() as stack:
             self._input = stack.enter_context(open_input(source.path))
-            self._picture = self._input.streams[copies.streams[0]]
-            self._entry = self._sample_entry(source.path, packaging)
+            picture = self._input.streams[copies.streams[0]]
             self._output = av.open(
                 str(target) if isinstance(target, Path) else target,
                 "w",
                 format=packaging.container,
-                container_options=_container_options(self._picture, packaging),
+                container_options=_container_options(picture, packaging),
             )
             self._copier = StreamCopier(
                 self._input,
@@ -372,6 +372,8 @@ class DubbedVideo:
             self._copier.add(copies.streams[1:], is_sound_default=not plan.is_default)
             if not plan.is_default:
                 self._audio = _add_sound(self._output, packaging, plan)
+            for stream in self._output.streams:
+                stream.id = stream.index + 1
             _copy_tags(self._input, self._output)
             self._output.start_encoding()
             self._opened = stack.pop_all()
@@ -395,10 +397,13 @@ class DubbedVideo:
         self._write_sound(self._audio.encode(None))
         self._copier.write_until(None)
         self._output.close()
+        if family(self._input) == family(self._output) == "mov":
+            if isinstance(self._target, Path):
+                with open(self._target, "r+b") as target:
+                    self._keep_entries(target)
+            elif self._target.readable():
+                self._keep_entries(self._target)
         self._opened.close()
-        if self._entry is not None:
-            # The picture is the first track.
-            self._keep_entry(*self._entry)
 
     def __enter__(self) -> Self:
         return self
@@ -419,24 +424,16 @@ class DubbedVideo:
             log.debug("closing an unfinished file: %s", broken)
         self._opened.close()
 
-    def _sample_entry(self, path: Path, packaging: Packaging) -> tuple[bytes, bool] | None:
-        """The picture's sample entry in the input, and whether it fits the output as a whole."""
-        if family(self._input) != "mov" or packaging.container not in _MP4_WRITERS:
-            return None
-        with open(path, "rb") as file:
-            entry = mp4.sample_entry(file, self._picture.id)
-        # An encrypted picture has another one.
-        if entry is None or entry[4:8] != self._picture.codec_context.codec_tag.encode():
-            return None
+    def _keep_entries(self, target: BinaryIO) -> None:
+        """Gives pictures the sample entries that they have in the input, a file of this family."""
         is_mov = self._input.metadata.get("major_brand", "qt  ") == "qt  "
-        return entry, is_mov == (packaging.container == "mov")
-
-    def _keep_entry(self, entry: bytes, is_whole: bool) -> None:
-        if isinstance(self._target, Path):
-            with open(self._target, "r+b") as file:
-                mp4.keep_sample_entry(file, 1, entry, is_whole=is_whole)
-        elif self._target.readable():
-            mp4.keep_sample_entry(self._target, 1, entry, is_whole=is_whole)
+        is_whole = is_mov == (self._output.format.name == "mov")
+        with open(self._input.name, "rb") as file:
+            for original, copy in self._copier.pairs:
+                if original.type == "video":
+                    entry = mp4.sample_entry(file, original.id)
+                    if entry is not None:
+                        mp4.keep_sample_entry(target, copy.id, entry, is_whole=is_whole)
 
     def _write_sound(self, packets: list[av.Packet]) -> None:
         for packet in packets:
@@ -457,6 +454,7 @@ def _container_options(picture: Stream, packaging: Packaging) -> dict[str, str]:
     if packaging.container in _MP4_WRITERS:
         # MP4 would state lengths in milliseconds; the audio clock makes them exact.
         options["movie_timescale"] = str(TIMING.sample_rate_hz)
+        options["use_stream_ids_as_track_ids"] = "1"
         if family(picture.container) == "mov" and picture.time_base.numerator == 1:
             options["video_track_timescale"] = str(picture.time_base.denominator)
     return options

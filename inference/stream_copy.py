@@ -139,6 +139,11 @@ class StreamCopier:
             if original.type != "attachment":
                 self._copies[index] = copy
 
+    @property
+    def pairs(self) -> list[tuple[Stream, Stream]]:
+        """Streams of the input with their copies, but for those that are stored as attachments."""
+        return [(self._source.streams[index], copy) for index, copy in self._copies.items()]
+
     def write_until(self, limit_s: Fraction | None) -> None:
         """Copies packets whose decoding time is before the limit; all when it is None."""
         if self._packets is None:
@@ -171,6 +176,9 @@ class StreamCopier:
 
     def _add(self, original: Stream, *, is_tagged: bool) -> Stream:
         if original.type in ("data", "attachment"):
+            if codec_of(original) == "unknown":
+                # A MOV would get a track that says nothing of its data.
+                raise ValueError("FFmpeg does not know what it is")
             return self._target.add_stream_from_template(original)
         rate = self._rate(original)
         stand_in = _STAND_INS[self._target.format.name][original.type]
