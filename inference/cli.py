@@ -1,4 +1,4 @@
-"""Command line `spatial-v2a`: dub, tracks, live, demo, evaluate, inspect, bench, and marks."""
+"""Command line `spatial-v2a`: dub, tracks, live, evaluate, inspect, detectors, marks."""
 
 import ctypes
 import logging
@@ -65,6 +65,15 @@ def _register_tracks() -> None:
 
 
 _register_tracks()
+
+
+def _register_detectors() -> None:
+    from spatial_v2a.inference.detectors_command import detectors_app
+
+    app.add_typer(detectors_app, name="detectors")
+
+
+_register_detectors()
 
 
 def _register_marks() -> None:
