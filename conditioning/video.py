@@ -10,11 +10,11 @@ import av
 import numpy as np
 from av.sidedata.sidedata import Type as SideDataType
 
+from spatial_v2a.conditioning.media import decoded, open_input
 from spatial_v2a.conditioning.ticks import causal_ticks
 from spatial_v2a.conditioning.video_scan import (
     MAX_MISSING_S,
     PictureExtent,
-    open_input,
     picture_stream,
     scan_picture,
 )
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 # Containers with a coarse clock (Matroska: 1 ms) round their stamps, up as well as down, so half a
 # unit may be forgiven. A unit longer than this is a frame number, which is exact.
 MAX_ROUNDING_UNIT_S = Fraction(1, 500)
+# 8K; larger pictures are decoded one at a time.
+MAX_THREADED_PIXELS = 2**25
 
 
 @dataclass(frozen=True)
@@ -89,9 +91,11 @@ class VideoSource:
         num_bad, end_s = 0, None
         with open_input(self.path) as container:
             stream = picture_stream(container, self.path)
-            stream.thread_type = "AUTO"
+            # Every thread holds a picture.
+            is_large = self.extent.width * self.extent.height > MAX_THREADED_PIXELS
+            stream.thread_type = "SLICE" if is_large else "AUTO"
             frame_s = self.duration / self.extent.num_frames
-            for frame in _decoded(container, stream):
+            for frame in decoded(container, stream):
                 if frame is None:
                     num_bad += 1
                     continue
@@ -170,21 +174,3 @@ def apply_display_matrix(image_HWC: np.ndarray, matrix: bytes) -> np.ndarray:
         image_HWC = image_HWC.swapaxes(0, 1)
         flip_x, flip_y = c < 0, b < 0
     return image_HWC[:: -1 if flip_y else 1, :: -1 if flip_x else 1]
-
-
-def _decoded(container, stream) -> Iterator[av.VideoFrame | None]:
-    """Decoded frames in order; None for each packet that cannot be decoded."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:
-            # The end of a damaged container: what was read stands, the caller checks the length.
-            yield None
-            return
-        if packet is None:
-            return
-        try:
-            yield from packet.decode()
-        except av.error.FFmpegError:
-            yield None

@@ -1,23 +1,26 @@
 """Reads a video's packets once, without decoding: the picture's exact extent, or a refusal."""
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from array import array
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
+import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from spatial_v2a.conditioning.media import MAX_PIXELS, is_cover, open_input, packets
 from spatial_v2a.errors import UserError
 
 # Containers whose header states the length; elsewhere FFmpeg only estimates it.
 FORMATS_WITH_LENGTH = ("mov", "matroska", "avi")
 # A file that ends this much before the length in its header is cut off.
 MAX_MISSING_S = Fraction(1, 4)
+# Beyond these a damaged time is far more likely than a picture that somebody wants sound for.
+MAX_LENGTH_S, MAX_HELD_S = 24 * 3600, 300
+NEW_TIMES = "ffmpeg -i IN -an -vf settb=1/30,setpts=N -r 30 OUT.mp4"
 
 
 @dataclass(frozen=True)
@@ -42,35 +45,10 @@ class PictureExtent:
     has_times: bool
 
 
-@contextmanager
-def open_input(path: str | Path, *, kind: str = "video file") -> Iterator[InputContainer]:
-    """Opens a media file; what cannot be opened is a UserError that says which `kind` is wanted."""
-    path = Path(path)
-    if not path.exists():
-        raise UserError(f"no such file: {path}; check the path")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; name one {kind} in it")
-    if path.stat().st_size == 0:
-        raise UserError(f"{path} is empty (0 bytes); copy or record it again")
-    try:
-        container = av.open(str(path), options={"fflags": "+genpts"})
-    except PermissionError as error:
-        raise UserError(f"{path} cannot be read; check its permissions") from error
-    except av.error.EOFError as error:
-        raise UserError(f"{path} ends before its first frame; record or copy it again") from error
-    except (av.error.FFmpegError, OSError) as error:
-        raise UserError(
-            f"{path} is not a readable {kind} ({_reason(error)}); if it was cut off while it was"
-            " copied or recorded, copy it again or repair it, e.g. by remuxing"
-        ) from error
-    with container:
-        yield container
-
-
 def picture_stream(container: InputContainer, path: str | Path) -> VideoStream:
     """The first video stream that is a picture in motion (cover art does not count)."""
     for stream in container.streams.video:
-        if not stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails):
+        if not is_cover(stream):
             return stream
     kind = "holds sound only" if container.streams.audio else "holds no picture"
     raise UserError(f"{path} {kind}; give a file with a video stream")
@@ -86,29 +64,39 @@ def scan_picture(path: str | Path) -> PictureExtent:
         stream = picture_stream(container, path)
         if stream.codec_context is None:
             raise UserError(f"{path}: its picture has an unknown codec; convert it to H.264 first")
-        picture, overall = _Span(), _Span()
+        picture, overall, stamps = _Span(), _Span(), array("q")
         try:
-            for packet in container.demux():
+            for packet in packets(container):
                 if packet.size == 0 or packet.is_discard:
                     continue
                 overall.add(packet)
                 if packet.stream_index == stream.index:
                     picture.add(packet)
+                    stamp = _stamp(packet)
+                    stamps.extend([] if stamp is None else [stamp])
         except av.error.FFmpegError as error:
             raise _cut_off(path, picture.end_s) from error
-        if picture.count == 0 or stream.codec_context.width == 0:
+        width, height = stream.codec_context.width, stream.codec_context.height
+        if picture.count == 0 or width == 0:
             raise UserError(f"{path} has a video stream with no frame in it; record it again")
+        if width * height > MAX_PIXELS:
+            raise UserError(
+                f"{path} has pictures of {width} x {height}, more than {MAX_PIXELS / 1e6:g} million"
+                " pixels; scale it down first (ffmpeg -i IN -vf scale=3840:-2 OUT.mp4)"
+            )
         if picture.is_last_corrupt or _is_cut_off(container, overall):
             raise _cut_off(path, picture.end_s)
         has_times = picture.start_s is not None
         picture.close(stream.guessed_rate or stream.average_rate)
+        duration_s = picture.end_s - picture.start_s
+        _check_times(path, picture, stamps, Fraction(stream.time_base))
         return PictureExtent(
             start_s=picture.start_s,
-            duration_s=picture.end_s - picture.start_s,
+            duration_s=duration_s,
             num_frames=picture.count,
             time_base_s=Fraction(stream.time_base),
-            width=stream.codec_context.width,
-            height=stream.codec_context.height,
+            width=width,
+            height=height,
             has_times=has_times,
         )
 
@@ -129,7 +117,7 @@ class _Span:
         return self.last_s + self.last_duration_s
 
     def add(self, packet: av.Packet) -> None:
-        stamp = packet.pts if packet.pts is not None else packet.dts
+        stamp = _stamp(packet)
         self.count += 1
         self.is_last_corrupt = packet.is_corrupt
         if stamp is None:
@@ -155,6 +143,29 @@ class _Span:
             self.last_duration_s = frame_s if rate else self.gap_s or frame_s
 
 
+def _stamp(packet: av.Packet) -> int | None:
+    return packet.pts if packet.pts is not None else packet.dts
+
+
+def _check_times(path: str | Path, picture: _Span, stamps: array, unit_s: Fraction) -> None:
+    """Refuses times that would mean work without end for a picture that hardly moves."""
+    length_s = float(picture.end_s - picture.start_s)
+    if length_s > MAX_LENGTH_S:
+        raise UserError(
+            f"{path} lasts {length_s / 3600:,.0f} hours by its times, and a day is the most; cut"
+            f" it, or if its times are damaged, give it new ones ({NEW_TIMES})"
+        )
+    times_s = np.sort(np.array(stamps, np.float64)) * float(unit_s)
+    held_s = np.diff(np.append(times_s, float(picture.end_s)))
+    if held_s.max(initial=0.0) > MAX_HELD_S:
+        longest = int(held_s.argmax())
+        raise UserError(
+            f"{path} holds one picture for {held_s[longest]:,.0f} s from {times_s[longest]:.1f} s"
+            f" on, and {MAX_HELD_S} s is the most; if that is right, repeat it (ffmpeg -i IN -vf"
+            f" fps=30 OUT.mp4), else give it new times ({NEW_TIMES})"
+        )
+
+
 def _is_cut_off(container: InputContainer, overall: _Span) -> bool:
     has_length = container.format.name.split(",")[0] in FORMATS_WITH_LENGTH
     if not has_length or not container.duration or overall.start_s is None:
@@ -171,7 +182,3 @@ def _cut_off(path: str | Path, end_s: Fraction) -> UserError:
         f"{path} is cut off: its data end at about {seconds:g} s, before the length in its header;"
         " copy it again, or cut it cleanly (e.g. remux the part that plays)"
     )
-
-
-def _reason(error: BaseException) -> str:
-    return str(getattr(error, "strerror", None) or error).splitlines()[0]

@@ -7,6 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from spatial_v2a.conditioning.media import open_output
+
 # Fine enough to hold any common frame time exactly: 16, 24, 25, 30, 60 and 30000/1001.
 TIME_BASE_S = Fraction(1, 240_000)
 
@@ -39,7 +41,7 @@ def write_video(
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     if Path(path).suffix == ".webm":
         codec = "libvpx"
-    with av.open(str(path), "w") as container:
+    with open_output(Path(path)) as container:
         stream = container.add_stream(codec, rate=rate if fps is not None else None)
         # Without reordered frames each stored duration is also the displayed one, and AVI,
         # which has no presentation times, stays right.

@@ -18,8 +18,9 @@ import numpy as np
 from av.container import InputContainer, OutputContainer
 from av.stream import Disposition, Stream
 
+from spatial_v2a.conditioning.media import open_input, open_output, open_written
 from spatial_v2a.conditioning.video import VideoSource
-from spatial_v2a.conditioning.video_scan import open_input, picture_stream
+from spatial_v2a.conditioning.video_scan import picture_stream
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference import mp4
 from spatial_v2a.inference.sound_file import SOUND_FORMATS, SoundFile
@@ -242,7 +243,7 @@ def _try_out(source: VideoSource, suffix: str, copies: CopyPlan) -> str | None:
 def _lost(source: VideoSource, copies: CopyPlan, written: io.BytesIO) -> str | None:
     """What is not in a trial file as it is in the input; None when everything is."""
     written.seek(0)
-    with open_input(source.path) as container, av.open(written) as trial:
+    with open_input(source.path) as container, open_written(written) as trial:
         found = [_kind(stream) for stream in trial.streams]
         for index in copies.streams:
             kind = _kind(container.streams[index])
@@ -351,11 +352,10 @@ class DubbedVideo:
         with ExitStack() as stack:
             self._input = stack.enter_context(open_input(source.path))
             picture = self._input.streams[copies.streams[0]]
-            self._output = av.open(
-                str(target) if isinstance(target, Path) else target,
-                "w",
+            self._output = open_output(
+                target,
                 format=packaging.container,
-                container_options=_container_options(picture, packaging),
+                options=_container_options(picture, packaging),
             )
             self._copier = StreamCopier(
                 self._input,

@@ -6,16 +6,21 @@ Legend: L samples, C audio channels, T ticks, E energies.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 import av
 import numpy as np
-from av.audio.stream import AudioStream
-from av.container import InputContainer
 from av.stream import Disposition
 
+from spatial_v2a.conditioning.media import (
+    decoded,
+    num_channels,
+    open_input,
+    packets,
+    with_left_right,
+)
 from spatial_v2a.conditioning.video import VideoSource
-from spatial_v2a.conditioning.video_scan import open_input
 from spatial_v2a.stereo import StereoMeter
 from spatial_v2a.timing import TIMING
 
@@ -50,7 +55,7 @@ def original_tracks(path: Path, *, kind: str = "video file") -> list[OriginalTra
     with open_input(path, kind=kind) as container:
         streams = [stream for stream in container.streams.audio if stream.codec_context is not None]
         extents: dict[int, tuple[Fraction, Fraction]] = {}
-        for packet in container.demux(streams) if streams else ():
+        for packet in packets(container, *streams) if streams else ():
             if packet.size and packet.pts is not None:
                 start_s = packet.pts * Fraction(packet.time_base)
                 end_s = start_s + (packet.duration or 0) * Fraction(packet.time_base)
@@ -58,7 +63,7 @@ def original_tracks(path: Path, *, kind: str = "video file") -> list[OriginalTra
                 extents[packet.stream_index] = (min(known[0], start_s), max(known[1], end_s))
         streams.sort(key=lambda s: not s.disposition & Disposition.default)
         found = [
-            OriginalTrack(path, s.index, *extents[s.index], dict(s.metadata), s.channels)
+            OriginalTrack(path, s.index, *extents[s.index], dict(s.metadata), num_channels(s))
             for s in streams
             if s.index in extents
         ]
@@ -68,7 +73,7 @@ def original_tracks(path: Path, *, kind: str = "video file") -> list[OriginalTra
 def _first_sample_s(track: OriginalTrack) -> Fraction:
     """When its first sample is heard, or its packets begin where nothing can be decoded."""
     with open_input(track.path) as container:
-        for frame in _frames(container, container.streams[track.index]):
+        for frame in decoded(container, container.streams[track.index]):
             if frame is not None and frame.pts is not None:
                 return frame.pts * Fraction(frame.time_base)
     return track.start_s
@@ -142,7 +147,9 @@ def _decoded(track: OriginalTrack) -> Iterator[tuple[Fraction, np.ndarray]]:
     with open_input(track.path) as container:
         stream = container.streams[track.index]
         unit_s = Fraction(stream.time_base) + Fraction(1, TIMING.sample_rate_hz)
-        for frame in _frames(container, stream):
+        # A damaged packet is a gap.
+        frames = (f for f in decoded(container, stream) if f is not None)
+        for frame in chain(map(with_left_right, frames), [None]):
             for piece in resampler.resample(frame):
                 if piece.pts is None:
                     continue
@@ -152,13 +159,3 @@ def _decoded(track: OriginalTrack) -> Iterator[tuple[Fraction, np.ndarray]]:
                 expected_s = time_s + Fraction(piece.samples, TIMING.sample_rate_hz)
                 samples_LC = piece.to_ndarray().reshape(piece.samples, -1)
                 yield time_s, np.broadcast_to(samples_LC, (piece.samples, TIMING.num_channels))
-
-
-def _frames(container: InputContainer, stream: AudioStream) -> Iterator[av.AudioFrame | None]:
-    """Decoded frames, and None at the end; a damaged packet is a gap."""
-    for packet in container.demux(stream):
-        try:
-            yield from packet.decode()
-        except av.error.FFmpegError:
-            continue
-    yield None

@@ -14,7 +14,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Disposition, Stream
 from av.video.stream import VideoStream
 
-from spatial_v2a.conditioning.video_scan import open_input
+from spatial_v2a.conditioning.media import open_input, packets
 
 log = logging.getLogger(__name__)
 
@@ -161,7 +161,8 @@ class StreamCopier:
 
     def _kept_packets(self) -> Iterator[av.Packet]:
         num_pictures = 0
-        for packet in self._source.demux([self._source.streams[index] for index in self._copies]):
+        copied = [self._source.streams[index] for index in self._copies]
+        for packet in packets(self._source, *copied):
             if packet.size == 0:
                 continue
             if packet.pts is None and packet.dts is not None:
@@ -213,8 +214,8 @@ class StreamCopier:
             raise ValueError(f"a cover of {codec_of(original)} has no known media type")
         suffix, media_type = _COVER_SUFFIXES[codec_of(original)]
         with open_input(self._path) as container:
-            packets = container.demux(container.streams[original.index])
-            data = next((bytes(packet) for packet in packets if packet.size), b"")
+            stored = packets(container, container.streams[original.index])
+            data = next((bytes(packet) for packet in stored if packet.size), b"")
         name = original.metadata.get("filename", f"cover{suffix}")
         self._target.add_attachment(name, original.metadata.get("mimetype", media_type), data)
 

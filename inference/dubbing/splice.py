@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from spatial_v2a.conditioning.video_scan import open_input
+from spatial_v2a.conditioning.media import num_channels, open_input, packets
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.original_sound import OriginalTrack
 from spatial_v2a.timing import TIMING
@@ -135,16 +135,17 @@ class AacPackets:
 
 def _packets(track: OriginalTrack) -> Iterator[av.Packet]:
     with open_input(track.path) as container:
-        for packet in container.demux(container.streams[track.index]):
+        for packet in packets(container, container.streams[track.index]):
             if packet.size:
                 yield packet
 
 
 def _is_ours(track: OriginalTrack) -> bool:
     with open_input(track.path) as container:
-        context = container.streams[track.index].codec_context
+        stream = container.streams[track.index]
+        context = stream.codec_context
         return (
             context.name == "aac"
             and context.sample_rate == TIMING.sample_rate_hz
-            and context.channels == TIMING.num_channels
+            and num_channels(stream) == TIMING.num_channels
         )

@@ -91,7 +91,9 @@ def read_rival_wav(path: Path, *, num_samples: int) -> np.ndarray:
         UserError: wrong rate, channel count or length, or not a sound file.
     """
     try:
-        audio_LC, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
+        # An open file: the library takes some names for other things.
+        with path.open("rb") as file:
+            audio_LC, rate_hz = soundfile.read(file, dtype="float32", always_2d=True)
     except (OSError, soundfile.LibsndfileError) as error:
         raise UserError(f"cannot read {path} as sound ({error}); give WAV files") from error
     if rate_hz != TIMING.sample_rate_hz:

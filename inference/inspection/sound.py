@@ -4,7 +4,7 @@ Nothing is resampled or mixed: clipping and "left equals right" are only true of
 Legend: L samples, C audio channels as stored.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,9 +13,8 @@ from pathlib import Path
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Disposition
 
-from spatial_v2a.conditioning.video_scan import open_input
+from spatial_v2a.conditioning.media import decoded, is_cover, open_input
 from spatial_v2a.errors import UserError
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import WINDOW_TICKS
@@ -90,7 +89,7 @@ def describe_track(path: Path) -> Track:
     """
     with open_media(path) as container:
         stream = _sound_stream(container, path)
-        first = next(_frames(container, stream, []), None)
+        first = next(_frames(container, stream), None)
         if first is None:
             raise UserError(
                 f"{path} has a sound track with no sound in it; record or copy it again"
@@ -110,7 +109,7 @@ def describe_track(path: Path) -> Track:
             is_pair_assumed=is_assumed,
             num_tracks=len(container.streams.audio),
             stated_s=float(stream.duration * stream.time_base) if stream.duration else None,
-            has_picture=any(not _is_cover(video) for video in container.streams.video),
+            has_picture=any(not is_cover(video) for video in container.streams.video),
             full_scale=FULL_SCALE_8_BIT if first.format.name.startswith("u8") else FULL_SCALE,
         )
 
@@ -130,11 +129,7 @@ class SoundReader:
         self.num_samples = 0
         self.num_gaps = 0
         self.gap_s = 0.0
-        self._damaged: list[None] = []
-
-    @property
-    def num_damaged(self) -> int:
-        return len(self._damaged)
+        self.num_damaged = 0
 
     def windows(self) -> Iterator[Window]:
         """Yields every window of the track, in order.
@@ -171,7 +166,8 @@ class SoundReader:
         """(time of the first sample, float64 [L, C]) of each decoded frame."""
         track, expected_s = self.track, None
         with open_media(self.path) as container:
-            for frame in _frames(container, _sound_stream(container, self.path), self._damaged):
+            stream = _sound_stream(container, self.path)
+            for frame in _frames(container, stream, self._count_damage):
                 found = (frame.sample_rate, len(frame.layout.channels))
                 if found != (track.sample_rate_hz, track.num_channels):
                     at_s = self.num_samples / track.sample_rate_hz
@@ -189,6 +185,9 @@ class SoundReader:
                 expected_s = time_s + Fraction(frame.samples, track.sample_rate_hz)
                 self.num_samples += frame.samples
                 yield time_s, to_samples(frame)
+
+    def _count_damage(self) -> None:
+        self.num_damaged += 1
 
 
 def to_samples(frame: av.AudioFrame) -> np.ndarray:
@@ -220,24 +219,14 @@ def _sound_stream(container: InputContainer, path: Path) -> av.AudioStream:
 
 
 def _frames(
-    container: InputContainer, stream: av.AudioStream, damaged: list[None]
+    container: InputContainer, stream: av.AudioStream, on_damage: Callable[[], None] | None = None
 ) -> Iterator[av.AudioFrame]:
-    """Decoded frames that hold samples; every packet that cannot be decoded adds to `damaged`."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.FFmpegError:
-            damaged.append(None)
-            return
-        if packet is None:
-            return
-        try:
-            frames = packet.decode()
-        except av.error.FFmpegError:
-            damaged.append(None)
-            continue
-        yield from (frame for frame in frames if frame.samples)
+    """Decoded frames that hold samples; `on_damage` is called for a packet without."""
+    for frame in decoded(container, stream):
+        if frame is not None and frame.samples:
+            yield frame
+        elif frame is None and on_damage is not None:
+            on_damage()
 
 
 def _left_right(names: tuple[str, ...], layout: str) -> tuple[tuple[int, int] | None, bool]:
@@ -257,7 +246,3 @@ def _labels(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(
         str(index) if name in ("", "NONE") else name for index, name in enumerate(names, start=1)
     )
-
-
-def _is_cover(stream: av.VideoStream) -> bool:
-    return bool(stream.disposition & (Disposition.attached_pic | Disposition.timed_thumbnails))

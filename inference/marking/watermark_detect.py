@@ -23,7 +23,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 from scipy.ndimage import uniform_filter
 
-from spatial_v2a.conditioning.video_scan import open_input
+from spatial_v2a.conditioning.media import decoded, open_input, with_left_right
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.marking.watermark import (
     BIN_SAMPLES,
@@ -110,15 +110,13 @@ def _decoded(path: Path) -> Iterator[NDArray[np.float32]]:
         if track.codec_context is None:
             raise UserError(f"{path}: its sound has an unknown codec; convert it to WAV first")
         resampler = av.AudioResampler("flt", "stereo", TIMING.sample_rate_hz)
-        try:
-            for frame in container.decode(track):
-                for piece in resampler.resample(frame):
-                    yield piece.to_ndarray().reshape(-1, 2)
-            for piece in resampler.resample(None):
+        for frame in decoded(container, track):
+            if frame is None:
+                raise UserError(f"the sound of {path} is damaged; copy it again")
+            for piece in resampler.resample(with_left_right(frame)):
                 yield piece.to_ndarray().reshape(-1, 2)
-        except av.error.FFmpegError as error:
-            reason = error.strerror or error
-            raise UserError(f"the sound of {path} is damaged ({reason}); copy it again") from error
+        for piece in resampler.resample(None):
+            yield piece.to_ndarray().reshape(-1, 2)
 
 
 def _windows(pieces: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float32]]:

@@ -8,6 +8,7 @@ import av
 import soundfile
 
 from spatial_v2a.clip import Clip, read_shards
+from spatial_v2a.conditioning.media import open_output
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs
 from spatial_v2a.geometry import pool_grid
@@ -41,7 +42,7 @@ def geometry_line(clip: Clip, tick: int, depth_grid: tuple[int, int] | None) -> 
 
 
 def _write_video(path: Path, clip: Clip) -> None:
-    with av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"}) as container:
+    with open_output(path, format="mp4", options={"movflags": "+faststart"}) as container:
         options = {"crf": H264_QUALITY_CRF, "threads": "1"}
         stream = container.add_stream("libx264", rate=TIMING.tick_hz, options=options)
         height, width, _ = clip.frame(0).shape
