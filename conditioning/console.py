@@ -1,6 +1,9 @@
 """What the two console scripts share: --version, --quiet, --verbose, and errors as one line."""
 
+import io
 import logging
+import os
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -47,13 +50,18 @@ def run_app(
         stopped: what Ctrl-C leaves behind, in words.
     """
     _LOGGER.setLevel(logging.NOTSET)
+    # Names of files may hold bytes that are no text.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command_of().main(args=arguments, prog_name=prog_name, standalone_mode=False)
         return code if isinstance(code, int) else 0
     except UserError as error:
         return _refuse(str(error))
     except _USAGE_ERROR as error:
-        return _refuse(f"{error.format_message()} See {prog_name} --help")
+        dashed = next((word for word in arguments if word[:1] == "-" and os.path.lexists(word)), "")
+        hint = f" For the file of that name write ./{dashed}." if dashed else ""
+        return _refuse(f"{error.format_message()}{hint} See {prog_name} --help")
     except (typer.Abort, KeyboardInterrupt):
         typer.echo(stopped, err=True)
         return 130
