@@ -343,6 +343,7 @@ class DubbedVideo:
         packaging = PACKAGINGS[suffix]
         self._target = target
         self._kept_sound = kept
+        self._source_path = source.path
         self._timing = source.timing
         self._left = (source.num_samples if plan.stop is None else plan.stop) - plan.start
         self._sent = 0
@@ -428,7 +429,7 @@ class DubbedVideo:
         """Gives pictures the sample entries that they have in the input, a file of this family."""
         is_mov = self._input.metadata.get("major_brand", "qt  ") == "qt  "
         is_whole = is_mov == (self._output.format.name == "mov")
-        with open(self._input.name, "rb") as file:
+        with self._source_path.open("rb") as file:
             for original, copy in self._copier.pairs:
                 if original.type == "video":
                     entry = mp4.sample_entry(file, original.id)
