@@ -31,6 +31,8 @@ class Box:
         score: confidence 0..1.
         nearness: 0..1, or None to read it from the depth grid.
         is_held: the object is not seen: this is where it was (`conditioning/hold.py`).
+        gain_db: what its distance and kind do to its level, against the generator's own; it is
+            applied to the sound, the generator does not see it.
     """
 
     track_id: int
@@ -42,6 +44,7 @@ class Box:
     score: float = 1.0
     nearness: float | None = None
     is_held: bool = False
+    gain_db: float = 0.0
 
 
 @dataclass

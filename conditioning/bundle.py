@@ -5,7 +5,7 @@ Legend: B streams, T ticks, H W picture rows and columns.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from spatial_v2a.concepts import Concept, SoundMap
 from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.camera_turn import CameraTurn
@@ -27,14 +28,16 @@ from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
 from spatial_v2a.conditioning.hold import BoxHold
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
 from spatial_v2a.conditioning.scene_cuts import SceneCuts
+from spatial_v2a.conditioning.sounding import Sounding, as_concepts
 from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.weights import read_weights
+from spatial_v2a.conditioning.world_motion import WIDTH as WORLD_MOTION_WIDTH
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
-from spatial_v2a.errors import as_tuple
+from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import slide_turn_deg
-from spatial_v2a.perception_config import PerceptionConfig
+from spatial_v2a.perception_config import BoxSettings, PerceptionConfig
 
 STREAMS = ("dino", "depth", "boxes")
 EXTRACT_BATCH = 32
@@ -65,17 +68,26 @@ class _Stream:
         boxes: those of the last tick.
         turn_deg: how far the camera turned to the left since the tick before.
         tracker, hold, builder: make boxes of detections and tokens of boxes.
+        sounding: says which things a general detector's boxes are heard, or None.
+
+    Args:
+        config: sizes and thresholds.
+        boxes: settings of the detector.
+        is_general: whether the detector knows things of any world and not the sounding classes.
     """
 
-    def __init__(self, config: PerceptionConfig) -> None:
+    def __init__(self, config: PerceptionConfig, boxes: BoxSettings, *, is_general: bool) -> None:
         self.cuts = SceneCuts(threshold=config.scene_cut_threshold)
         self.turn = CameraTurn()
         self.num_ticks = 0
         self.nearness_HW: NDArray | None = None
         self.boxes: list[Box] = []
         self.turn_deg = 0.0
-        self.tracker = BoxTracker(new_track_score=config.boxes.new_track_score)
-        self.hold = BoxHold(hold_s=config.hold_s)
+        # A crowd's far ones are as real as its near ones, whose boxes are surer.
+        sure_share = {"sure_share": 0.0} if is_general else {}
+        self.tracker = BoxTracker(new_track_score=boxes.new_track_score, **sure_share)
+        self.hold = BoxHold(hold_s=config.hold_s, **sure_share)
+        self.sounding = Sounding() if is_general else None
         self.builder = BoxTokenBuilder(max_boxes=config.max_boxes)
 
     def reset(self) -> None:
@@ -84,10 +96,16 @@ class _Stream:
         self.turn.reset()
         self.forget_scene()
         self.tracker.reset()
+        if self.sounding is not None:
+            self.sounding.reset()
 
     def place(self, frame_HWC: Tensor) -> _Place:
         """Where the next picture stands among those before it."""
         is_cut, slide = self.cuts.step(frame_HWC), self.turn.step(frame_HWC)
+        if self.sounding is not None:
+            if is_cut:
+                self.sounding.reset()
+            self.sounding.look(frame_HWC)
         tick = 0 if is_cut else self.num_ticks
         self.num_ticks = tick + 1
         return _Place(tick, is_cut, slide)
@@ -109,6 +127,8 @@ class Perception:
     Args:
         config: sizes and thresholds.
         dino, depth, detector: frozen encoders; None leaves that stream absent.
+        sounds: what the classes of a general detector sound like; None where the detector knows
+            the generator's own classes.
     """
 
     def __init__(
@@ -118,8 +138,10 @@ class Perception:
         dino: DinoEncoder | None,
         depth: DepthEncoder | None,
         detector: BoxDetector | None,
+        sounds: SoundMap | None = None,
     ) -> None:
         self.config = config
+        self.sounds = sounds
         self.dino = dino
         self.depth = depth
         self.detector = detector
@@ -133,6 +155,8 @@ class Perception:
         *,
         streams: Iterable[str] = STREAMS,
         device: torch.device | str = "cpu",
+        general: BoxDetector | None = None,
+        overrides: Mapping[str, Concept | None] | None = None,
     ) -> "Perception":
         """Loads compact encoders from a checkpoint folder and published ones from their source.
 
@@ -141,21 +165,37 @@ class Perception:
             config: settings the weights were trained with.
             streams: which of dino, depth, boxes to load; the others are absent.
             device: where the encoders run.
+            general: finds the boxes instead of the checkpoint's own detector, in any world. The
+                compact encoders know one game only: then they are left out.
+            overrides: what things sound like (`parse_sounds`).
 
         Raises:
-            UserError: weights are missing, corrupt or of another shape.
+            UserError: weights are missing, corrupt or of another shape; an override names what the
+                detector does not see; a generator that does not know the sounding classes.
         """
         wanted, folder = set(as_tuple(streams, name="streams")), Path(folder)
         if unknown := wanted - set(STREAMS):
             raise ValueError(f"unknown streams {sorted(unknown)}; choose from {STREAMS}")
+        sounds = None
+        if general is not None:
+            if config.boxes.vocabulary != "stage":
+                raise UserError(
+                    f"this checkpoint hears the classes of {config.boxes.vocabulary}, not the"
+                    " sounding ones; leave --detector out"
+                )
+            sounds = SoundMap(general.names, overrides)
+            published = {"dino": config.dino.source, "depth": config.depth.source}
+            wanted -= {name for name, source in published.items() if source is None}
         dino = _load_dino(folder, config) if "dino" in wanted else None
         depth = _load_depth(folder, config) if "depth" in wanted else None
-        detector = _load_detector(folder, config) if "boxes" in wanted else None
+        detector = general
+        if general is None and "boxes" in wanted:
+            detector = _load_detector(folder, config)
         for encoder in (dino, depth, detector):
             if encoder is not None:
                 encoder.to(device)
                 encoder.optimize()
-        return cls(config, dino=dino, depth=depth, detector=detector)
+        return cls(config, dino=dino, depth=depth, detector=detector, sounds=sounds)
 
     def to(self, device: torch.device | str) -> "Perception":
         """Moves the encoders; features stay on the CPU."""
@@ -179,6 +219,14 @@ class Perception:
         return self.config.shapes
 
     @property
+    def max_image_width(self) -> int:
+        """Pictures wider than this, in pixels, gain nothing."""
+        if self.sounds is None:
+            return self.config.max_image_width
+        settings = self.box_settings
+        return max(settings.image_height, settings.image_width, WORLD_MOTION_WIDTH)
+
+    @property
     def streams(self) -> tuple[str, ...]:
         """The streams that are present."""
         present = {"dino": self.dino, "depth": self.depth, "boxes": self.detector}
@@ -196,7 +244,17 @@ class Perception:
 
     def init_state(self, batch_size: int) -> None:
         """Prepares for `batch_size` streams, each with fresh memory."""
-        self._streams = [_Stream(self.config) for _ in range(batch_size)]
+        self._streams = [self._new_stream() for _ in range(batch_size)]
+
+    def _new_stream(self) -> _Stream:
+        return _Stream(self.config, self.box_settings, is_general=self.sounds is not None)
+
+    @property
+    def box_settings(self) -> BoxSettings:
+        """Settings of the detector: a general one brings its own."""
+        if self.sounds is None or self.detector is None:
+            return self.config.boxes
+        return self.detector.settings
 
     def reset(self, where_B: Tensor | None = None) -> None:
         """Forgets the past of the streams where `where_B` (bool [B]) is True; of all when None."""
@@ -254,7 +312,7 @@ class Perception:
             Features [1, 1] and the boxes that they were made of, in the order that `slots_of`
             wants: those seen and those held, also those that found no slot.
         """
-        stream = _Stream(self.config)
+        stream = self._new_stream()
         for frames in _batches(frames_THWC):
             frames_BHWC = torch.from_numpy(np.stack(frames))
             places = [stream.place(frame) for frame in frames_BHWC]
@@ -297,9 +355,12 @@ class Perception:
 
     def _find(self, frames_BHWC: Tensor, ticks: list[int]) -> list[Detections | None]:
         """What the detector finds in the pictures it looks at, None for the others."""
-        every, weight = self.config.boxes.every_ticks, self.config.boxes.closer_look_weight
+        settings = self.box_settings
+        every, weight = settings.every_ticks, settings.closer_look_weight
         sees = [tick % every == 0 for tick in ticks]
         found = _of_some(self.detector.detect, frames_BHWC, sees)
+        if self.sounds is not None:
+            found = [None if one is None else as_concepts(one, self.sounds) for one in found]
         if weight == 0.0 or not any(sees):
             return found
         height, width = frames_BHWC.shape[1:3]
@@ -331,8 +392,13 @@ class Perception:
         tokens = None
         if self.detector is not None:
             view = {"fov_deg": fov_deg, "nearness_HW": nearness_HW}
-            seen = stream.tracker.step(found)
-            boxes = stream.boxes = stream.hold.step(seen, turn_deg=stream.turn_deg, **view)
+            seen, silenced = stream.tracker.step(found), []
+            if stream.sounding is not None:
+                told = stream.sounding.step(seen, fov_deg=fov_deg)
+                seen, silenced = told.heard, told.silent
+            boxes = stream.boxes = stream.hold.step(
+                seen, turn_deg=stream.turn_deg, silenced=silenced, **view
+            )
             tokens = [stream.builder.step(boxes, **view)]
         grid_1HW = None if nearness_HW is None else nearness_HW[None]
         features = frame_features(self.config, tokens=tokens, nearness_THW=grid_1HW, num_ticks=1)

@@ -71,9 +71,12 @@ class BoxHold:
 
     Args:
         hold_s: how long at most, seconds, to the nearest tick; 0 holds nothing.
+        sure_share: who was less sure than this share of one that is seen is not held; None is
+            SURE_SHARE.
     """
 
-    def __init__(self, *, hold_s: float) -> None:
+    def __init__(self, *, hold_s: float, sure_share: float | None = None) -> None:
+        self._sure_share = SURE_SHARE if sure_share is None else sure_share
         self._hold_ticks = round(hold_s * TIMING.tick_hz)
         self._memory_ticks = max(self._hold_ticks, round(FORGET_AFTER_S * TIMING.tick_hz))
         self.reset()
@@ -134,7 +137,7 @@ class BoxHold:
     def _sure_enough(self, lost: Iterable[_Track], seen_ids: set[int]) -> list[Box]:
         """Held boxes of the lost, but for those that were far less sure than one that is seen."""
         seen = [track.sureness for i, track in self._tracks.items() if i in seen_ids]
-        needed = SURE_SHARE * max(seen, default=0.0)
+        needed = self._sure_share * max(seen, default=0.0)
         return [t.held for t in lost if t.held is not None and t.sureness >= needed]
 
     def _see(self, box: Box, company: frozenset[int]) -> None:

@@ -76,10 +76,13 @@ class BoxTracker:
 
     Args:
         new_track_score: confidence a box needs to begin a track.
+        sure_share: a thing whose mean score is below this share of the surest one's is not shown;
+            None is SURE_SHARE.
     """
 
-    def __init__(self, *, new_track_score: float) -> None:
+    def __init__(self, *, new_track_score: float, sure_share: float | None = None) -> None:
         self.new_track_score = new_track_score
+        self._sure_share = SURE_SHARE if sure_share is None else sure_share
         self.reset()
 
     def reset(self) -> None:
@@ -105,7 +108,7 @@ class BoxTracker:
             self._match(found)
         self._tracks = [t for t in self._tracks if t.ticks_unseen <= FORGET_AFTER_TICKS]
         there = [track for track in self._tracks if _is_shown(track)]
-        needed = SURE_SHARE * max((track.sureness for track in there), default=0.0)
+        needed = self._sure_share * max((track.sureness for track in there), default=0.0)
         shown = [_visible(track) for track in there if track.sureness >= needed]
         # At the very edge nothing may be left of a box.
         return [box for box in shown if box.w > 0 and box.h > 0]

@@ -2,7 +2,7 @@
 
 import shlex
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -53,10 +53,19 @@ Guidance = Annotated[
 ]
 SpatialGuidance = Annotated[float, typer.Option(help="Weight of depth and boxes; 1 is plain.")]
 Detector = Annotated[
-    Literal["yolo", "rtdetr"] | None,
+    str | None,
     typer.Option(
-        help="Who finds the boxes: YOLO11 (AGPL-3.0) or RT-DETR (Apache-2.0).",
-        show_default="checkpoint's own",
+        help="Who finds the boxes: auto, stage (the checkpoint's own; yolo, rtdetr say which), or"
+        " one of `spatial-v2a detectors`.",
+        show_default="auto for dub, tracks and footage, else stage",
+        metavar="NAME",
+    ),
+]
+Sound = Annotated[
+    str | None,
+    typer.Option(
+        help="What things sound like: car=engine,person=footsteps,tv=silent.",
+        metavar="NAME=SOUND,...",
     ),
 ]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU when there is one.")]

@@ -8,7 +8,7 @@ The ticks give dry sound on disk (`inference/dubbing/dry_sound.py`); from it the
 
 import time
 from array import array
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -20,8 +20,10 @@ import numpy as np
 import soundfile
 import torch
 
+from spatial_v2a.concepts import Concept
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
 from spatial_v2a.conditioning.given import GivenTick, given_ticks, overlay_tick
 from spatial_v2a.conditioning.track_edits import MuteGate, TrackEdits
 from spatial_v2a.errors import UserError
@@ -49,6 +51,7 @@ from spatial_v2a.inference.jobs import DubJob
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import checkpoint_digest
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.perception_config import DetectorName
 from spatial_v2a.stereo import StereoSummary
 
 
@@ -124,6 +127,7 @@ class Dubber:
         settings: how sound is drawn.
         fov_deg: horizontal field of view assumed for the pictures, degrees.
         objects: how several objects in the picture are heard.
+        perceptions: the perception of every video.
     """
 
     def __init__(
@@ -134,21 +138,33 @@ class Dubber:
         device: str = "auto",
         fov_deg: float | None = None,
         objects: Objects = DEFAULT_OBJECTS,
-        detector: str | None = None,
+        detector: str = STAGE,
+        sounds: Mapping[str, Concept | None] | None = None,
     ) -> None:
         if objects not in get_args(Objects):
             raise UserError(f"objects {objects} is unknown; use {' or '.join(get_args(Objects))}")
         self.device = resolve_device(device)
         self.settings = settings or EngineSettings()
         self.objects = objects
-        self.model = SpatialV2A.from_pretrained(checkpoint, detector=detector).to(self.device)
+        own = detector if detector in get_args(DetectorName) else None
+        self.model = SpatialV2A.from_pretrained(checkpoint, detector=own).to(self.device)
         config = self.model.config.perception
-        self.perception = Perception.from_checkpoint(self.model.folder, config).to(self.device)
+        self.perceptions = Perceptions(
+            self.model.folder,
+            config,
+            detector=STAGE if own else detector,
+            overrides=sounds,
+            device=self.device,
+        )
         self.fov_deg = config.default_fov_deg if fov_deg is None else fov_deg
         if not 1 <= self.fov_deg <= 175:
             raise UserError(f"field of view {self.fov_deg:g} is not in 1..175 degrees; mend --fov")
-        self._max_width = config.max_image_width
         self._engines: dict[tuple[int, int], Engine] = {}
+
+    @property
+    def perception(self) -> Perception:
+        """The perception where no video decides."""
+        return self.perceptions.default
 
     def check(self, job: DubJob) -> None:
         """Reads the given geometry of a job to its end, so that a bad line stops nothing later."""
@@ -221,7 +237,7 @@ class Dubber:
             seed=self.settings.seed + number,
             command=job.command,
             settings=engine
-            | {"objects": self.objects, "detector": self.model.config.perception.boxes_from}
+            | {"objects": self.objects, "detector": self.perceptions.name_of(job.source)}
             | mix
             | asdict(finish)
             | {"track": job.options.track}
@@ -301,15 +317,18 @@ class Dubber:
             job: from `plan_jobs`.
             ticks: those that are wanted; None is all.
         """
-        self.perception.init_state(1)
-        seen = self._perceive(job, ticks or range(job.source.num_ticks))
+        perception = self.perceptions.of(job.source)
+        perception.init_state(1)
+        seen = self._perceive(perception, job, ticks or range(job.source.num_ticks))
         # A second core sees the next tick while the first hears this one.
         return seen if self.device == "cuda" else ahead(seen)
 
-    def _perceive(self, job: DubJob, ticks: range) -> Generator[SeenTick, None, None]:
+    def _perceive(
+        self, perception: Perception, job: DubJob, ticks: range
+    ) -> Generator[SeenTick, None, None]:
         """Ticks as they are seen; decoding does not count among their seconds."""
         given = None if job.given is None else _hold_last(self._given(job.given, job.edits))
-        for number, image_HWC in enumerate(job.source.ticks(max_width=self._max_width)):
+        for number, image_HWC in enumerate(job.source.ticks(max_width=perception.max_image_width)):
             if number >= ticks.stop:
                 return
             told = None if given is None else next(given)
@@ -317,8 +336,8 @@ class Dubber:
                 continue
             begin = time.perf_counter()
             frames_BHWC = torch.from_numpy(image_HWC)[None]
-            features = self.perception.step(frames_BHWC, fov_deg=self.fov_deg)
-            boxes, fov_deg, is_muted = self.perception.boxes_B[0], self.fov_deg, False
+            features = perception.step(frames_BHWC, fov_deg=self.fov_deg)
+            boxes, fov_deg, is_muted = perception.boxes_B[0], self.fov_deg, False
             if told is not None:
                 features = overlay_tick(features, told, self.model.config.perception)
                 boxes, fov_deg, is_muted = told.boxes, told.fov_deg, told.is_muted

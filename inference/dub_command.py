@@ -22,6 +22,7 @@ from spatial_v2a.inference.command_options import (
     Nfe,
     Overwrite,
     Seed,
+    Sound,
     SpatialGuidance,
     Stream,
     checked,
@@ -72,6 +73,7 @@ def dub(
         list[Stream] | None, typer.Option(help="Leave a stream out; repeatable.")
     ] = None,
     detector: Detector = None,
+    sound: Sound = None,
     fov: Annotated[
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
     ] = None,
@@ -189,6 +191,8 @@ def dub(
     ] = True,
 ) -> None:
     """Writes VIDEO's picture, untouched, with generated stereo sound."""
+    from spatial_v2a.concepts import parse_sounds
+    from spatial_v2a.conditioning.detector_choice import AUTO
     from spatial_v2a.conditioning.track_edits import parse_edits
     from spatial_v2a.inference.dubbing.many import Recipe, find_videos
     from spatial_v2a.inference.dubbing.mixing import MixSettings
@@ -222,7 +226,8 @@ def dub(
         ),
         fov_deg=fov,
         objects=None if objects is None else objects.value,
-        detector=detector,
+        detector=detector or AUTO,
+        sounds=None if sound is None else parse_sounds(sound),
         out=out,
         overwrite=overwrite,
         report=report,

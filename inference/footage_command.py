@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from spatial_v2a.conditioning.detector_choice import AUTO
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.evaluation.generate import load_system
@@ -32,7 +33,7 @@ def run_footage(
         nfe: denoiser calls per tick; None is the checkpoint's own number.
         device: cpu, cuda or auto.
         fov_deg: horizontal field of view of the pictures, degrees.
-        detector: who finds the boxes, yolo or rtdetr; None is the checkpoint's own choice.
+        detector: who finds the boxes; None chooses for every video.
 
     Raises:
         UserError: nothing can be scored, or an option is out of range.
@@ -42,7 +43,10 @@ def run_footage(
     found = find_footage(folder, out=out)
     chosen = spread(found.candidates, clips)
     system = load_system(
-        checkpoint, settings=EngineSettings(seed=seed, nfe=nfe), device=device, detector=detector
+        checkpoint,
+        settings=EngineSettings(seed=seed, nfe=nfe),
+        device=device,
+        detector=detector or AUTO,
     )
     out.mkdir(parents=True, exist_ok=True)
     suite = FootageSuite(
@@ -61,7 +65,7 @@ def run_footage(
         "settings": str(system.settings),
         "device": device,
         "field of view": f"{fov_deg:g} deg",
-        "detector": system.model.config.perception.boxes_from,
+        "detector": detector or AUTO,
     }
     print(suite.run(description))
     print(f"report: {out / 'report.md'}")

@@ -34,7 +34,7 @@ def run_long(
     out.mkdir(parents=True, exist_ok=True)
     result = long_run(
         system,
-        partial(source.ticks, max_width=system.model.config.perception.max_image_width),
+        partial(source.ticks, max_width=system.perception.max_image_width),
         minutes=minutes,
         fov_deg=fov_deg,
         progress=lambda line: print(line, flush=True),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spatial_v2a.inference.command_options import Detector
+from spatial_v2a.inference.command_options import Detector, Sound
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.dubbing.track_writer import TracksJob, TracksResult, TrackWriter
@@ -27,6 +27,7 @@ def tracks(
         str, typer.Option(help="Whose detector and depth look at it.", metavar="NAME")
     ] = "stage",
     detector: Detector = None,
+    sound: Sound = None,
     fov: Annotated[
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
     ] = None,
@@ -41,10 +42,15 @@ def tracks(
     ] = True,
 ) -> None:
     """Writes the objects that VIDEO shows, to edit and to dub with `dub --given`."""
+    from spatial_v2a.concepts import parse_sounds
+    from spatial_v2a.conditioning.detector_choice import AUTO
     from spatial_v2a.inference.dubbing.track_writer import TrackWriter, plan_tracks
 
+    sounds = None if sound is None else parse_sounds(sound)
     job = plan_tracks(video, out=out, overwrite=overwrite, has_picture=picture)
-    writer = TrackWriter.from_checkpoint(checkpoint, device=device, fov_deg=fov, detector=detector)
+    writer = TrackWriter.from_checkpoint(
+        checkpoint, device=device, fov_deg=fov, detector=detector or AUTO, sounds=sounds
+    )
     _tell(_run(writer, job))
 
 

@@ -10,6 +10,7 @@ from spatial_v2a.inference.evaluation.literature_scoring import (
     LiteratureScorer,
     Picture,
     box_edges_px,
+    largest_box_side,
 )
 from spatial_v2a.inference.evaluation.rows import Record, Row, derangement, hold_last, null_rows
 from spatial_v2a.inference.evaluation.scoring import mirror_figures, score_row, skill
@@ -57,7 +58,10 @@ def test_rows_score_the_same_in_several_processes(bench):
         fake.make_clip(record.truth.key, fake.path_deg(NUM_TICKS, seed=record.number))
         for record in records
     ]
-    pictures = [Picture(box_edges_px(c.meta), np.array([0.5]), c.meta["fov_deg"]) for c in clips]
+    pictures = [
+        Picture(box_edges_px(c.meta), np.array([0.5]), c.meta["fov_deg"], largest_box_side(c.meta))
+        for c in clips
+    ]
     literature = LiteratureScorer(records, pictures, ground_truth=truth_row)
     scorer = TableScorer(records, truth_row, None, literature, seed=0)
     table = [truth_row, *nulls(bench).values()]

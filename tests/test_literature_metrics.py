@@ -5,7 +5,13 @@ import itertools
 import numpy as np
 import pytest
 
-from spatial_v2a.inference.evaluation import av_align, bias_skill, literature, metrics
+from spatial_v2a.inference.evaluation import (
+    av_align,
+    bias_skill,
+    helix_bench,
+    literature,
+    metrics,
+)
 from spatial_v2a.inference.evaluation.bias_skill import BiasWindows
 from spatial_v2a.panning import pan_mono
 from spatial_v2a.timing import TIMING
@@ -423,3 +429,55 @@ def test_av_align_rewards_an_onset_everywhere() -> None:
     assert figure(av_align.av_align_sums(rattle_s, peaks_s)) == 1.0
     # The two true steps of those seconds score 2 / 30.
     assert figure(av_align.av_align_sums(peaks_s[[10, 20]], peaks_s)) == pytest.approx(2 / 30)
+
+
+# --- HelixBench Spatial --------------------------------------------------------------------------
+
+
+def helix(audio_LC: np.ndarray, seen_T: np.ndarray) -> float:
+    return figure(helix_bench.helix_sums(audio_LC, seen_T))
+
+
+@pytest.mark.parametrize(
+    ("sides", "expected"),
+    [
+        pytest.param((0.5, 0.5, -0.5), 100.0, id="sound on the side that is seen"),
+        pytest.param((-0.5, -0.5, 0.5), -100.0, id="channels swapped"),
+        pytest.param((0.0, 0.0, 0.0), 0.0, id="mono"),
+        pytest.param((0.05, 0.05, -0.05), 0.0, id="too little to a side"),
+    ],
+)
+def test_helix_spatial_of_known_sounds(sides: tuple[float, ...], expected: float) -> None:
+    """The object is on the right for two seconds, then on the left; windows on the border blur."""
+    seen_T = np.repeat([0.6, 0.6, -0.6], TIMING.tick_hz)
+    assert helix(panned(noise_L(3.0), *sides), seen_T) == pytest.approx(expected, abs=7.0)
+
+
+def test_helix_spatial_counts_silence_as_centred() -> None:
+    sound = panned(noise_L(2.0), 0.9, 0.9)
+    sound[RATE:] = 0.0
+    assert helix(sound, np.full(2 * TIMING.tick_hz, 0.6)) == pytest.approx(50.0, abs=6.0)
+
+
+def test_helix_spatial_leaves_out_what_is_in_the_middle_or_not_seen() -> None:
+    sound = panned(noise_L(3.0), 0.5, -0.5, -0.5)
+    seen_T = np.repeat([0.6, 0.19, np.nan], TIMING.tick_hz)
+    assert helix(sound, seen_T) == pytest.approx(100.0, abs=11.0)
+    assert helix_bench.helix_sums(sound, np.full(90, 0.19))[0] == 0
+
+
+def test_helix_spatial_needs_four_lateral_points_in_a_row() -> None:
+    seen_T = np.full(60, np.nan)
+    seen_T[:9] = 0.6
+    assert helix_bench.helix_sums(panned(noise_L(2.0), 0.5, 0.5), seen_T)[0] == 0
+    seen_T[9:12] = 0.6
+    assert helix_bench.helix_sums(panned(noise_L(2.0), 0.5, 0.5), seen_T)[0] == 1
+
+
+def test_audible_share_is_of_the_ticks_with_an_object() -> None:
+    sound = panned(noise_L(2.0), 0.0, 0.0)
+    sound[RATE:] = 0.0
+    seen_T = np.full(60, 0.1)
+    seen_T[:15] = np.nan
+    in_view, audible = helix_bench.audible_sums(sound, seen_T)
+    assert (in_view, audible) == (45, pytest.approx(15, abs=2))

@@ -12,6 +12,7 @@ from transformers import (
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.depth import DepthEncoder, build_depth
 from spatial_v2a.conditioning.detections import BoxDetector
+from spatial_v2a.conditioning.detector_choice import STAGE
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
@@ -57,7 +58,7 @@ class Subject:
     @property
     def max_width(self) -> int:
         """Widest picture an encoder takes; the decoder scales down to it, as when dubbing."""
-        return self.model.config.perception.max_image_width
+        return self.perception.max_image_width
 
 
 def load_subject(
@@ -75,7 +76,7 @@ def load_subject(
     """
     if preset is None:
         name = checkpoint or "stage"
-        dubber = Dubber(name, device=device, detector=detector)
+        dubber = Dubber(name, device=device, detector=detector or STAGE)
         return Subject(name, True, dubber.model, dubber.perception, dubber.fov_deg)
     if checkpoint is not None:
         raise UserError("--preset and --checkpoint exclude each other; name one")

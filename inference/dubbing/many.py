@@ -6,7 +6,7 @@ A file that fails does not stop the rest. With several processes each has a mode
 import glob
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,6 +14,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
+from spatial_v2a.concepts import Concept
+from spatial_v2a.conditioning.detector_choice import STAGE
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.files import check_writable
 from spatial_v2a.inference.dub import Dubber, DubResult
@@ -44,7 +46,7 @@ class Recipe:
     """What every file of a run is dubbed with; can be sent to another process.
 
     Attributes:
-        checkpoint, device, fov_deg, settings, detector: as for `Dubber`.
+        checkpoint, device, fov_deg, settings, detector, sounds: as for `Dubber`.
         objects: as for `Dubber`; None is its default, and for a redo what the earlier dub says.
         out, overwrite, report, options, command: as for `plan_jobs`.
     """
@@ -55,7 +57,8 @@ class Recipe:
     options: DubOptions
     fov_deg: float | None = None
     objects: Objects | None = None
-    detector: str | None = None
+    detector: str = STAGE
+    sounds: Mapping[str, Concept | None] | None = None
     out: Path | None = None
     overwrite: bool = False
     report: bool = False
@@ -70,6 +73,7 @@ class Recipe:
             fov_deg=self.fov_deg,
             objects=self.objects or DEFAULT_OBJECTS,
             detector=self.detector,
+            sounds=self.sounds,
         )
 
     def plan(self, video: Path) -> DubJob:

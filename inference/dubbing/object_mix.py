@@ -75,6 +75,7 @@ class ObjectMix:
         num_samples = engine.samples_per_tick
         self._sum_gain = _Ramps(1, num_samples)
         self._solo_gain = _Ramps(soloists.num_soloists, num_samples)
+        self._levels = _Levels(1 + soloists.num_soloists, num_samples)
         self._ticks_since_two: int | None = None
 
     def step(self, features: FrameFeatures, boxes: tuple[Box, ...]) -> Heard:
@@ -87,6 +88,7 @@ class ObjectMix:
         seen = self._assign(features, boxes)
         audio_BLC = self._engine.step(self._for_all(seen)).numpy()
         audio_NTLC = audio_BLC.reshape(self._num_takes, -1, *audio_BLC.shape[1:])
+        audio_NTLC = self._levels.apply(audio_NTLC, boxes, seen.seated.objects_S)
         sum_L, solo_SL = self._gains(seen)
         owned_S1 = np.array(seen.seated.owned_S, bool)[:, None]
         return Heard(
@@ -176,6 +178,40 @@ class _Ramps:
         place_NL = np.clip(self._place_N[:, None] + way_NL, 0, self._num_fade)
         self._place_N = place_NL[:, -1]
         return (place_NL / self._num_fade).astype(np.float32)
+
+
+class _Levels:
+    """Brings every stream to the level of its nearest object (`Box.gain_db`), in straight lines.
+
+    Args:
+        num_streams: T, the one that hears everything first.
+        num_samples: of a tick.
+    """
+
+    def __init__(self, num_streams: int, num_samples: int) -> None:
+        self._gain_T = np.ones(num_streams)
+        self._way_L = np.arange(1, num_samples + 1) / num_samples
+
+    def apply(
+        self, audio_NTLC: np.ndarray, boxes: tuple[Box, ...], objects_S: list[set[int]]
+    ) -> np.ndarray:
+        """The sound at its level; the very same where no box says anything about that.
+
+        Args:
+            audio_NTLC: of every take and stream.
+            boxes: of the tick.
+            objects_S: ids of the objects of every stream but the first.
+        """
+        gain_of = {box.track_id: 10 ** (box.gain_db / 20) for box in boxes}
+        before_T, now_T = self._gain_T, self._gain_T.copy()
+        for stream, objects in enumerate([set(gain_of), *objects_S]):
+            # Who has no object keeps the level at which its last one dies away.
+            now_T[stream] = max((gain_of[i] for i in objects & set(gain_of)), default=now_T[stream])
+        self._gain_T = now_T
+        if (before_T == 1.0).all() and (now_T == 1.0).all():
+            return audio_NTLC
+        gain_TL = before_T[:, None] + (now_T - before_T)[:, None] * self._way_L
+        return (audio_NTLC * gain_TL[None, :, :, None]).astype(audio_NTLC.dtype)
 
 
 def _mixed(audio_NTLC: np.ndarray, sum_L: np.ndarray, solo_SL: np.ndarray) -> np.ndarray:

@@ -5,18 +5,21 @@ Legend: K boxes, H W rows and columns of the depth grid.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from spatial_v2a.checkpoint import find_checkpoint, read_config
+from spatial_v2a.concepts import Concept
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
 from spatial_v2a.conditioning.video import VideoSource, open_video
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.errors import UserError
@@ -25,6 +28,7 @@ from spatial_v2a.geometry import azimuth_rad, nearness_in_boxes
 from spatial_v2a.inference.dub import resolve_device
 from spatial_v2a.inference.dubbing.track_picture import TrackPicture
 from spatial_v2a.inference.engine import engine_threads
+from spatial_v2a.perception_config import DetectorName
 from spatial_v2a.timing import TIMING
 
 SUFFIX = ".jsonl"
@@ -135,12 +139,21 @@ class TrackWriter:
         perception: with depth and detector.
         fov_deg: horizontal field of view assumed for the pictures, degrees.
         device: cpu or cuda, where the encoders are.
+        perceptions: chooses another perception for a video; None takes the one given for all.
     """
 
-    def __init__(self, perception: Perception, *, fov_deg: float, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        perception: Perception,
+        *,
+        fov_deg: float,
+        device: str = "cpu",
+        perceptions: Perceptions | None = None,
+    ) -> None:
         if not 1 <= fov_deg <= 175:
             raise UserError(f"field of view {fov_deg:g} is not in 1..175 degrees; mend --fov")
         self.perception, self.fov_deg, self.device = perception, fov_deg, device
+        self._perceptions = perceptions
         self._names = vocabulary_names(perception.config.boxes.vocabulary)
 
     @classmethod
@@ -150,7 +163,8 @@ class TrackWriter:
         *,
         device: str = "auto",
         fov_deg: float | None = None,
-        detector: str | None = None,
+        detector: str = STAGE,
+        sounds: Mapping[str, Concept | None] | None = None,
     ) -> "TrackWriter":
         """Loads the detector and the depth of a checkpoint, and nothing else of it.
 
@@ -158,16 +172,25 @@ class TrackWriter:
             checkpoint: folder, bundled name or hub id.
             device: auto, cpu or cuda.
             fov_deg: None is the checkpoint's own.
-            detector: who finds the boxes, yolo or rtdetr; None is the checkpoint's own choice.
+            detector: who finds the boxes: auto, stage, yolo, rtdetr, or a general one.
+            sounds: what things sound like (`parse_sounds`).
 
         Raises:
-            UserError: no such checkpoint or device, or a field of view out of range.
+            UserError: no such checkpoint, detector or device, or a field of view out of range.
         """
         device, folder = resolve_device(device), find_checkpoint(checkpoint)
-        config = read_config(folder, detector=detector).perception
-        perception = Perception.from_checkpoint(folder, config, streams=("depth", "boxes"))
+        own = detector if detector in get_args(DetectorName) else None
+        config = read_config(folder, detector=own).perception
+        perceptions = Perceptions(
+            folder,
+            config,
+            detector=STAGE if own else detector,
+            overrides=sounds,
+            streams=("depth", "boxes"),
+            device=device,
+        )
         fov_deg = config.default_fov_deg if fov_deg is None else fov_deg
-        return cls(perception.to(device), fov_deg=fov_deg, device=device)
+        return cls(perceptions.default, fov_deg=fov_deg, device=device, perceptions=perceptions)
 
     def write(
         self, job: TracksJob, *, on_tick: Callable[[int], None] | None = None
@@ -181,6 +204,8 @@ class TrackWriter:
         Raises:
             UserError: the video turns out damaged, or the disk cannot take the files.
         """
+        if self._perceptions is not None:
+            self.perception = self._perceptions.of(job.source)
         self.perception.init_state(1)
         seen: dict[int, _Seen] = {}
         picture = None if job.picture is None else TrackPicture(job.source.num_ticks)
@@ -188,7 +213,7 @@ class TrackWriter:
         try:
             with Outputs(overwrite=job.overwrite) as outputs, engine_threads(self.device):
                 outputs.follow_links([job.picture] if job.picture else [])
-                images = job.source.ticks(max_width=self.perception.config.max_image_width)
+                images = job.source.ticks(max_width=self.perception.max_image_width)
                 with outputs.new(job.out).open("w", encoding="utf-8") as file, closing(images):
                     for image_HWC in images:
                         entries, grid_HW, camera = self._look(image_HWC)
@@ -221,7 +246,10 @@ class TrackWriter:
         # What is held follows from what was seen, for the reader of the file as well.
         boxes = [box for box in self.perception.boxes_B[0] if not box.is_held]
         corners_K4 = np.array([[b.cx, b.cy, b.w, b.h] for b in boxes]).reshape(-1, 4)
-        near_K = nearness_in_boxes(grid_HW, corners_K4)
+        near_K = [
+            from_grid if box.nearness is None else np.float32(box.nearness)
+            for box, from_grid in zip(boxes, nearness_in_boxes(grid_HW, corners_K4), strict=True)
+        ]
         entries = [self._entry(*pair) for pair in zip(boxes, near_K, strict=True)]
         turn_deg = self.perception.turn_deg_B[0]
         camera = {"turn_deg": turn_deg} if turn_deg else {}

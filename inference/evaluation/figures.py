@@ -79,6 +79,7 @@ TIME = {
 # LiteratureScorer makes these and TIME, with combinations of its own.
 LITERATURE = {
     "bias_skill": mean("BiasSkill"),
+    "helix_spatial": FigureSpec("HelixBench Spatial", metrics.ratio, digits=1),
     "spatial_av_align": mean("Spatial AV-Align"),
     "av_align": mean("AV-Align"),
     "envelope_l1": FigureSpec("E-L1", metrics.ratio, digits=4),

@@ -14,6 +14,7 @@ import torch
 from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
 from spatial_v2a.conditioning.given import clip_ticks, overlay_given
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.inference.dub import Dubber
@@ -37,6 +38,7 @@ class System:
         digest: hash of the checkpoint's files and of the settings of its perception; part of every
             stamp.
         device: where it runs.
+        perceptions: chooses for a video; None where there is nothing to choose.
     """
 
     model: SpatialV2A
@@ -44,6 +46,7 @@ class System:
     settings: EngineSettings
     digest: str
     device: str
+    perceptions: Perceptions | None = None
 
 
 # What is seen in a tick: features [1, 1], and the boxes they were made of.
@@ -185,13 +188,19 @@ def load_system(
         name: of the checkpoint.
         settings: how sound is drawn.
         device: cpu, cuda or auto.
-        detector: who finds the boxes, yolo or rtdetr; None is the checkpoint's own choice.
+        detector: who finds the boxes; None is the checkpoint's own choice.
 
     Raises:
         UserError: missing or damaged checkpoint, unusable device.
     """
-    dubber = Dubber(name, settings=settings, device=device, detector=detector)
+    dubber = Dubber(name, settings=settings, device=device, detector=detector or STAGE)
     perception = dubber.model.config.perception
     # With the defaults that the folder does not name, and with the choice of the detector.
-    digest = stamp_of(checkpoint_digest(dubber.model.folder), perception.model_dump_json())
-    return System(dubber.model, dubber.perception, settings, digest, dubber.device)
+    digest = stamp_of(
+        checkpoint_digest(dubber.model.folder),
+        perception.model_dump_json(),
+        dubber.perceptions.detector,
+    )
+    return System(
+        dubber.model, dubber.perception, settings, digest, dubber.device, dubber.perceptions
+    )

@@ -15,6 +15,7 @@ from spatial_v2a.inference.evaluation import (
     bias_skill,
     embedding,
     frechet,
+    helix_bench,
     literature,
     metrics,
     onsets,
@@ -36,11 +37,13 @@ class Picture:
         edges_px_D: left and right edge of every box in px of 256, [K, 2] per detection frame.
         motion_peaks_s: times at which the motion of the picture peaks.
         fov_deg: horizontal field of view.
+        seen_T: `helix_sums`' place of the largest box per tick; NaN without a box.
     """
 
     edges_px_D: list[np.ndarray]
     motion_peaks_s: np.ndarray
     fov_deg: float
+    seen_T: np.ndarray
 
 
 def motion_peaks_s(clip: Clip) -> list[float]:
@@ -60,6 +63,15 @@ def box_edges_px(meta: dict[str, Any]) -> list[np.ndarray]:
         for tick in meta["ticks"]
     ]
     return av_align.detection_frames(edges_T)
+
+
+def largest_box_side(meta: dict[str, Any]) -> np.ndarray:
+    """2 x / W - 1 of the middle of the engine's largest box per tick; NaN without a box."""
+    largest_T = [
+        max(tick["boxes"], key=lambda box: box["w"] * box["h"], default=None)
+        for tick in meta["ticks"]
+    ]
+    return np.array([np.nan if b is None else 2 * b["x"] + b["w"] - 1 for b in largest_T])
 
 
 class LiteratureScorer:
@@ -105,6 +117,7 @@ class LiteratureScorer:
             sums["spatial_av_align"] = av_align.spatial_av_align_sums(
                 columns_px_S, picture.edges_px_D
             )
+            sums["helix_spatial"] = helix_bench.helix_sums(audio_LC, picture.seen_T)
             windows.append(bias_skill.bias_windows(audio_LC, truth_LC))
             sums["bias_skill"] = bias_skill.bias_sums(windows[-1])
             for name, value in sums.items():

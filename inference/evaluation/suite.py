@@ -18,6 +18,7 @@ from spatial_v2a.inference.evaluation.literature_scoring import (
     LiteratureScorer,
     Picture,
     box_edges_px,
+    largest_box_side,
 )
 from spatial_v2a.inference.evaluation.metrics import level_dbfs
 from spatial_v2a.inference.evaluation.plots import plot_clip
@@ -117,7 +118,14 @@ class Suite:
             stamp = stamp_of(clip_digest(clip))
             notes = keep_ground_truth(clip, self.store)
             peaks_s = np.array(notes["motion_peaks_s"])
-            self._pictures.append(Picture(box_edges_px(clip.meta), peaks_s, clip.meta["fov_deg"]))
+            self._pictures.append(
+                Picture(
+                    box_edges_px(clip.meta),
+                    peaks_s,
+                    clip.meta["fov_deg"],
+                    largest_box_side(clip.meta),
+                )
+            )
             if self.rival is not None:
                 rival_LC = read_rival_wav(self.rival / f"{key}.wav", num_samples=len(audio_LC))
                 self.store.save(RIVAL, key, rival_LC, stamp=stamp, notes={})

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from spatial_v2a.conditioning.video import open_video
+from spatial_v2a.conditioning.video import VideoSource, open_video
 from spatial_v2a.inference.evaluation.store import file_digest, stamp_of
 from spatial_v2a.inference.inspection.sound import open_media
 from spatial_v2a.timing import TIMING
@@ -35,6 +35,7 @@ class Item:
         files: all that it is made of; their bytes are its identity.
         sound: file whose first sound track is the original, or None.
         sound_start_s: time on that file's clock at which the picture begins.
+        source: the video, where it is one.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Item:
     files: tuple[Path, ...]
     sound: Path | None
     sound_start_s: Fraction = Fraction(0)
+    source: VideoSource | None = None
 
     @property
     def num_ticks(self) -> int:
@@ -77,4 +79,5 @@ def video_item(path: Path, key: str) -> Item:
         files=(path,),
         sound=path if has_sound else None,
         sound_start_s=source.extent.start_s,
+        source=source,
     )

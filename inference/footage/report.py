@@ -36,7 +36,11 @@ change it. **Side/mid**: over the whole sound of all items; -60 dB stands for du
 original, mono or not; it is blind to panning. **AV-Align** pairs onsets with peaks of the picture's
 motion less than one stored picture apart. **Spatial AV-Align** asks whether a *detected* box is
 near the sound: without boxes it is 0, and with large ones centred mono scores high, so read it
-beside the mono row. A dash: nothing to score. Brackets: 95 % bootstrap interval over items.
+beside the mono row. **HelixBench Spatial** (arXiv 2609.38123) asks whether the sound is on the side
+of the largest *detected* box: mono 0, always right 100; published on other clips, HelixWorld 41.8,
+ThinkSound 14.8, EchoWM 12.6, LTX-2.3 1.0, AudioX -5.7, PrismAudio -9.5. **Audible in view**: ticks
+with a detected object that sound above -60 dBFS. A dash: nothing to score. Brackets: 95 % bootstrap
+interval over items.
 """
 
 

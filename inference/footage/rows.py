@@ -4,6 +4,7 @@ Each row also has a sound for the mirrored picture, so that the mirror test has 
 Legend: D detection frames (4 a second), K boxes, L samples.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,6 +46,11 @@ class FootageRecord:
     def motion_peaks_s(self) -> np.ndarray:
         """When the motion of the picture peaks."""
         return np.array(self.notes[rows.MODEL]["motion_peaks_s"], dtype=np.float64)
+
+    def largest_box_side_T(self, *, fov_deg: float) -> np.ndarray:
+        """2 x / W - 1 of the middle of the largest detected box per tick; NaN without a box."""
+        azimuth_rad = np.radians(self.largest_box_deg_T())
+        return -np.tan(azimuth_rad) / math.tan(math.radians(fov_deg) / 2)
 
     def largest_box_deg_T(self, *, mirrored: bool = False) -> np.ndarray:
         """Bearing of the largest detected box per tick, positive left; NaN without a box."""

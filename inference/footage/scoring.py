@@ -10,6 +10,7 @@ import numpy as np
 from spatial_v2a.inference.evaluation import (
     av_align,
     bias_skill,
+    helix_bench,
     literature,
     metrics,
 )
@@ -46,6 +47,8 @@ LEFT_RIGHT = {
     "right": share("right %"),
 }
 AGAINST = {
+    "helix_spatial": FigureSpec("HelixBench Spatial", metrics.ratio, digits=1),
+    "audible_in_view": share("audible in view %"),
     "bias_skill": mean("BiasSkill"),
     "envelope_l1": FigureSpec("E-L1", metrics.ratio, digits=4),
     "av_align": mean("AV-Align"),
@@ -96,6 +99,9 @@ def score_rows(
             found = {}
             if audio_LC is not None:
                 found = picture_sums(audio_LC, record, fov_deg=fov_deg) | stereo_sums(audio_LC)
+                seen_T = record.largest_box_side_T(fov_deg=fov_deg)
+                found["helix_spatial"] = helix_bench.helix_sums(audio_LC, seen_T)
+                found["audible_in_view"] = helix_bench.audible_sums(audio_LC, seen_T)
                 if mirrored_LC is not None:
                     found |= clip_mirror_sums(audio_LC, mirrored_LC)
                 if truth_LC is not None:

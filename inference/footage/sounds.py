@@ -110,9 +110,12 @@ def dub(
     Raises:
         UserError: its picture is damaged.
     """
-    width = system.model.config.perception.max_image_width
+    perception = system.perception
+    if system.perceptions is not None and item.source is not None:
+        perception = system.perceptions.of(item.source)
+    width = perception.max_image_width
     engine = Engine(system.model, num_streams=1, settings=system.settings)
-    system.perception.init_state(1)
+    perception.init_state(1)
     samples = engine.samples_per_tick
     audio_LC = np.zeros((item.num_ticks * samples, TIMING.num_channels), np.float32)
     motion, bearings, edges_T = MotionMeter(), [], []
@@ -122,7 +125,7 @@ def dub(
                 motion.add(image_HWC)
             shown_HWC = image_HWC[:, ::-1] if mirrored else image_HWC
             frames_BHWC = torch.from_numpy(shown_HWC.copy())[None]
-            features = system.perception.step(frames_BHWC, fov_deg=fov_deg)
+            features = perception.step(frames_BHWC, fov_deg=fov_deg)
             bearings += largest_box_azimuth_deg([features])
             edges_T.append(box_edges_px(features))
             audio_LC[tick * samples : (tick + 1) * samples] = engine.step(features)[0].numpy()

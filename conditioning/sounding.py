@@ -1,0 +1,203 @@
+"""Which of the things that a general detector sees are heard: what moves, and what sounds at rest.
+
+A parked car has a box and no sound; a dial keeps its place on the screen while the world moves
+behind it; a rider makes no steps. All else that a detector names goes on as a box of the
+generator's own class, with the distance that its size tells.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from numpy.typing import NDArray
+from torch import Tensor
+
+from spatial_v2a.concepts import CONCEPTS, Concept, SoundMap, sound_index
+from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.conditioning.detections import Detections
+from spatial_v2a.conditioning.world_motion import Change, WorldMotion
+from spatial_v2a.geometry import nearness
+from spatial_v2a.timing import TIMING
+
+# Speed of what is inside a box, in heights of the box a second: a thing sets out above the first
+# and has come to rest below the second. Parked cars have 0.03 at most, walkers 0.1 to 0.9.
+SETS_OUT, COMES_TO_REST = 0.12, 0.05
+# A moving camera's parallax is not taken out: a thing must move more than the picture around it.
+BACKGROUND_WEIGHT = 1.5
+SMOOTHING_S = 0.3
+# What moved is heard on for so long after it came to rest, as a walker's feet do between steps.
+RESTING_S = 0.7
+# A picture that stays the same for longer than this is no film of few pictures: nothing moves.
+STILL_S = 0.35
+# On the screen of a game: the world goes by so fast, in picture widths a second, for so long, and
+# the thing stays where it was by so much of the picture.
+WORLD_GOES_BY, GLUED_S, GLUED_PLACE = 0.05, 1.5, 0.004
+# Level falls by 6 dB a doubling of the distance. The generator was trained on a game in which it
+# falls by 1; the rest is added here. Nothing is louder than the generator makes it.
+REFERENCE_M = 4.0
+DB_A_DOUBLING = 5.0
+MAX_LOSS_DB = 24.0
+# Whose middle lower half lies in a thing that is ridden rides it.
+RIDDEN = frozenset({"bicycle", "motorcycle", "skateboard", "scooter", "horse"})
+RIDERS = frozenset({"footsteps", "running"})
+_INDEX = {concept.name: index for index, concept in enumerate(CONCEPTS)}
+
+
+@dataclass
+class _Thing:
+    """What is known of a tracked thing.
+
+    Attributes:
+        speed: smoothed, in heights of its box a second.
+        is_moving: whether it has set out and not come to rest.
+        rest_ticks: for how long it has been at rest since it moved.
+        place: where it was on the screen when the world began to go by.
+        glued_ticks: for how long it has kept that place meanwhile.
+        is_glued: whether it is part of the screen and not of the world.
+        last_tick: when it was seen last.
+    """
+
+    speed: float = 0.0
+    is_moving: bool = False
+    rest_ticks: int = 0
+    place: tuple[float, float] = (-1.0, -1.0)
+    glued_ticks: int = 0
+    is_glued: bool = False
+    last_tick: int = 0
+
+
+@dataclass(frozen=True)
+class HeardAndSilent:
+    """Boxes of one tick: those that sound, with the generator's classes, and those that do not."""
+
+    heard: list[Box] = field(default_factory=list)
+    silent: list[Box] = field(default_factory=list)
+
+
+def as_concepts(found: Detections, sounds: SoundMap) -> Detections:
+    """Detections whose classes are indices in CONCEPTS; what is silent by its name is left out.
+
+    Args:
+        found: with the detector's own classes.
+        sounds: what those sound like.
+    """
+    concepts = [sounds.concepts[int(label)] for label in found.class_K]
+    keep = [k for k, each in enumerate(concepts) if each is not None]
+    return replace(
+        found,
+        corners_K4=found.corners_K4[keep],
+        score_K=found.score_K[keep],
+        class_K=found.class_K[keep] * 0 + [_INDEX[concepts[k].name] for k in keep],
+    )
+
+
+class Sounding:
+    """Per-stream memory of the things in view; `look` and `step` once per tick, in order."""
+
+    def __init__(self) -> None:
+        self._motion = WorldMotion()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets every thing and the last picture."""
+        self._motion.reset()
+        self._things: dict[int, _Thing] = {}
+        self._change: Change | None = None
+        self._still_ticks = 0
+        self._aspect = 4 / 3
+        self._tick = 0
+
+    def look(self, frame_HWC: Tensor | NDArray) -> None:
+        """Sees what changed in the tick's picture, uint8 RGB of any size."""
+        self._change = self._motion.step(frame_HWC)
+        self._still_ticks = self._still_ticks + 1 if self._change is None else 0
+        self._aspect = frame_HWC.shape[1] / frame_HWC.shape[0]
+
+    def step(self, boxes: Sequence[Box], *, fov_deg: float) -> HeardAndSilent:
+        """Tells the tick's boxes apart.
+
+        Args:
+            boxes: tracked, with indices in CONCEPTS as their classes.
+            fov_deg: horizontal field of view, degrees.
+
+        Returns:
+            Those that sound have indices in CLASS_NAMES, and nearness and gain, as far as their
+            usual height tells the distance.
+        """
+        result = HeardAndSilent()
+        ridden = [box for box in boxes if CONCEPTS[box.class_index].name in RIDDEN]
+        background = 0.0 if self._change is None else self._change.background_speed
+        for box in boxes:
+            concept = CONCEPTS[box.class_index]
+            thing = self._things.setdefault(box.track_id, _Thing(place=(box.cx, box.cy)))
+            thing.last_tick = self._tick
+            if self._change is not None:
+                self._follow(thing, box, self._change, background)
+            elif self._still_ticks > STILL_S * TIMING.tick_hz:
+                _rest(thing, ticks=1)
+            is_at_rest = not (thing.is_moving or concept.sounds_at_rest)
+            index = sound_index(concept)
+            if index is None or is_at_rest or thing.is_glued or _is_rider(box, concept, ridden):
+                result.silent.append(box)
+                continue
+            depth_m = _depth_m(box, concept, fov_deg=fov_deg, aspect=self._aspect)
+            near = None if depth_m is None else float(nearness(depth_m))
+            gain_db = 0.0 if depth_m is None else _gain_db(depth_m, concept)
+            result.heard.append(replace(box, class_index=index, nearness=near, gain_db=gain_db))
+        self._tick += 1
+        oldest = self._tick - 2 * TIMING.tick_hz
+        self._things = {i: t for i, t in self._things.items() if t.last_tick >= oldest}
+        return result
+
+    def _follow(self, thing: _Thing, box: Box, change: Change, background: float) -> None:
+        """Takes in how a thing moved from the last picture to this one."""
+        height_px = max(box.h, 1e-3) * change.moved_HW.shape[0]
+        extra = max(0.0, change.speed(box) - BACKGROUND_WEIGHT * background)
+        speed = extra * TIMING.tick_hz / height_px
+        weight = min(1.0, change.ticks / (SMOOTHING_S * TIMING.tick_hz))
+        thing.speed += weight * (speed - thing.speed)
+        if thing.speed >= SETS_OUT:
+            thing.is_moving, thing.rest_ticks = True, 0
+        elif thing.speed < COMES_TO_REST:
+            _rest(thing, ticks=change.ticks)
+        self._note_glued(thing, box, change)
+
+    def _note_glued(self, thing: _Thing, box: Box, change: Change) -> None:
+        """Takes in whether a thing keeps its place on the screen while the world goes by."""
+        x, y = change.carried(box.cx, box.cy)
+        moved = math.hypot(x - box.cx, y - box.cy)
+        is_kept = math.hypot(box.cx - thing.place[0], box.cy - thing.place[1]) < GLUED_PLACE
+        if not is_kept:
+            thing.place, thing.glued_ticks, thing.is_glued = (box.cx, box.cy), 0, False
+        elif moved * TIMING.tick_hz / change.ticks > WORLD_GOES_BY:
+            thing.glued_ticks += change.ticks
+            thing.is_glued |= thing.glued_ticks >= GLUED_S * TIMING.tick_hz
+
+
+def _rest(thing: _Thing, *, ticks: int) -> None:
+    """Takes in that a thing has not moved for so many ticks."""
+    thing.rest_ticks += ticks
+    thing.is_moving &= thing.rest_ticks < RESTING_S * TIMING.tick_hz
+
+
+def _is_rider(box: Box, concept: Concept, ridden: Sequence[Box]) -> bool:
+    if concept.name not in RIDERS:
+        return False
+    x, y = box.cx, box.cy + box.h / 4
+    return any(
+        abs(x - other.cx) <= other.w / 2 and abs(y - other.cy) <= other.h / 2 for other in ridden
+    )
+
+
+def _depth_m(box: Box, concept: Concept, *, fov_deg: float, aspect: float) -> float | None:
+    """Distance of a thing of its usual height, from the height of its box; None without one."""
+    if concept.height_m == 0:
+        return None
+    half_height = math.tan(math.radians(fov_deg) / 2) / aspect
+    return concept.height_m / (2 * half_height * max(box.h, 1e-3))
+
+
+def _gain_db(depth_m: float, concept: Concept) -> float:
+    """What distance and kind do to a thing's level, dB, at most 0."""
+    loss_db = DB_A_DOUBLING * math.log2(depth_m / REFERENCE_M)
+    return -min(max(loss_db - concept.level_db, 0.0), MAX_LOSS_DB)
