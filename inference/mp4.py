@@ -17,14 +17,18 @@ _ENTRY_FIELDS = 86
 _DATA_REFERENCE = slice(14, 16)
 # More than any profile or parameter sets take.
 _MAX_ENTRY_BYTES = 2**24
-# What describes a picture alike in MP4 and MOV: Dolby Vision and its layers, several views,
-# spherical video, light levels, the crop.
-_SHARED_BOXES = {
-    *(b"dvcC", b"dvvC", b"dvwC", b"hvcE", b"avcE", b"lhvC", b"vexu", b"hfov"),
-    *(b"st3d", b"sv3d", b"mdcv", b"clli", b"SmDm", b"CoLL", b"amve", b"clap"),
-}
-
-
+# What describes a picture alike in MP4 and MOV, and what says the same in another way: Dolby Vision
+# and its layers, several views and spherical video, light levels, the crop.
+_SHARED_BOXES = (
+    {b"dvcC", b"dvvC", b"dvwC"},
+    {b"hvcE", b"avcE"},
+    {b"lhvC"},
+    {b"vexu", b"hfov", b"st3d", b"sv3d"},
+    {b"mdcv", b"SmDm"},
+    {b"clli", b"CoLL"},
+    {b"amve"},
+    {b"clap"},
+)
 # Sample entries that are the same in MP4 and MOV but for their name.
 _SHARED_NAMES = {b"avc1", b"avc3", b"dva1", b"dvav", b"hvc1", b"hev1", b"dvh1", b"dvhe"}
 
@@ -78,8 +82,8 @@ def keep_sample_entry(file: BinaryIO, track_id: int, entry: bytes, *, is_whole: 
         file: open for reading and writing; its `moov` must be the last box, as FFmpeg writes it.
         track_id: of a picture.
         entry: the sample entry that the same pictures have in another file.
-        is_whole: whether it replaces the present one; otherwise its boxes that describe a picture
-            alike in MP4 and MOV are added where they are missing.
+        is_whole: whether it replaces the present one; otherwise only its boxes that describe a
+            picture alike in MP4 and MOV do.
     """
     places = _entry_places(file, track_id)
     if places is None or places[0].stop != _size_of(file):
@@ -88,7 +92,7 @@ def keep_sample_entry(file: BinaryIO, track_id: int, entry: bytes, *, is_whole: 
     file.seek(present.start)
     tail = file.read()
     old, rest = tail[: present.stop - present.start], tail[present.stop - present.start :]
-    new = bytearray(entry if is_whole else _with_missing_boxes(old, entry))
+    new = bytearray(entry if is_whole else _with_shared_boxes(old, entry))
     new[_DATA_REFERENCE] = old[_DATA_REFERENCE]
     grown = len(new) - len(old)
     for box in places[:-1]:
@@ -99,16 +103,17 @@ def keep_sample_entry(file: BinaryIO, track_id: int, entry: bytes, *, is_whole: 
     file.truncate()
 
 
-def _with_missing_boxes(old: bytes, other: bytes) -> bytes:
-    """The entry `old` with what describes the picture in `other` and is not in `old`; its name."""
-    known = {name for name, _ in _boxes_of_entry(old)}
-    more = [
-        box for name, box in _boxes_of_entry(other) if name in _SHARED_BOXES and name not in known
-    ]
-    end = _ENTRY_FIELDS + sum(len(box) for _, box in _boxes_of_entry(old))
-    new = old[:end] + b"".join(more) + old[end:]
+def _with_shared_boxes(old: bytes, other: bytes) -> bytes:
+    """The entry `old` with the name of `other`, and with what describes the picture there."""
+    boxes, others = list(_boxes_of_entry(old)), list(_boxes_of_entry(other))
+    given = {name for name, _ in others}
+    described = set().union(*(group for group in _SHARED_BOXES if group & given))
+    kept = [box for name, box in boxes if name not in described]
+    kept += [box for name, box in others if name in described]
+    rest = old[_ENTRY_FIELDS + sum(len(box) for _, box in boxes) :]
     name = other[4:8] if {old[4:8], other[4:8]} <= _SHARED_NAMES else old[4:8]
-    return struct.pack(">I", len(new)) + name + new[8:]
+    new = name + old[8:_ENTRY_FIELDS] + b"".join(kept) + rest
+    return struct.pack(">I", 4 + len(new)) + new
 
 
 def _boxes_of_entry(entry: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -31,7 +31,14 @@ _STAND_INS = {
     "webm": {"video": "vp8", "audio": "opus", "subtitle": "webvtt"},
 }
 COVER = Disposition.attached_pic
-_COVER_SUFFIXES = {"mjpeg": (".jpg", "image/jpeg"), "png": (".png", "image/png")}
+_COVER_NAMES = {
+    "mjpeg": ("cover.jpg", "image/jpeg"),
+    "png": ("cover.png", "image/png"),
+    "gif": ("cover.gif", "image/gif"),
+    "tiff": ("cover.tif", "image/tiff"),
+}
+# A trial that has seen no picture that stands alone goes on, but not for ever.
+_MAX_TRIAL_FACTOR = 20
 # Where `AVStream *` lies in PyAV's Stream, and fields in it (libavformat 62).
 _POINTER, _INDEX, _TIME_BASE, _SAMPLE_ASPECT_RATIO = 24, 8, 32, 72
 
@@ -95,7 +102,8 @@ class StreamCopier:
         target: the output; its header is not written yet.
         plan: what is copied.
         end_s: packets that an edit list hides behind this time are left out.
-        max_packets: packets of the picture after which copying ends, for a trial; None is all.
+        max_packets: packets of the picture after which copying ends, for a trial; None is all. It
+            goes on for a while when none of them stands alone.
     """
 
     def __init__(
@@ -160,7 +168,7 @@ class StreamCopier:
             self._next = next(self._packets, None)
 
     def _kept_packets(self) -> Iterator[av.Packet]:
-        num_pictures = 0
+        num_pictures, has_key = 0, False
         copied = [self._source.streams[index] for index in self._copies]
         for packet in packets(self._source, *copied):
             if packet.size == 0:
@@ -171,8 +179,10 @@ class StreamCopier:
                 if packet.dts * Fraction(packet.time_base) >= self._end_s:
                     continue
             yield packet
-            num_pictures += packet.stream_index == self._plan.streams[0]
-            if num_pictures == self._max_packets:
+            if packet.stream_index != self._plan.streams[0] or self._max_packets is None:
+                continue
+            num_pictures, has_key = num_pictures + 1, has_key or packet.is_keyframe
+            if num_pictures >= self._max_packets * (1 if has_key else _MAX_TRIAL_FACTOR):
                 return
 
     def _add(self, original: Stream, *, is_tagged: bool) -> Stream:
@@ -210,14 +220,16 @@ class StreamCopier:
 
     def _add_cover(self, original: Stream) -> None:
         """Matroska keeps the picture that stands for a file among its attachments."""
-        if codec_of(original) not in _COVER_SUFFIXES:
+        if codec_of(original) not in _COVER_NAMES:
             raise ValueError(f"a cover of {codec_of(original)} has no known media type")
-        suffix, media_type = _COVER_SUFFIXES[codec_of(original)]
+        name, media_type = _COVER_NAMES[codec_of(original)]
         with open_input(self._path) as container:
             stored = packets(container, container.streams[original.index])
             data = next((bytes(packet) for packet in stored if packet.size), b"")
-        name = original.metadata.get("filename", f"cover{suffix}")
-        self._target.add_attachment(name, original.metadata.get("mimetype", media_type), data)
+        tags = original.metadata
+        self._target.add_attachment(
+            tags.get("filename", name), tags.get("mimetype", media_type), data
+        )
 
 
 def _is_timecode(stream: Stream) -> bool:

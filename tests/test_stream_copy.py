@@ -45,7 +45,7 @@ VP8, VP9 = Picture("libvpx"), Picture("libvpx-vp9", options={"cpu-used": "8"})
 MPEG2, MPEG4 = Picture("mpeg2video", options={"bf": "2"}), Picture("mpeg4")
 PRORES = Picture("prores_ks", "yuva444p10le", options={"profile": "4444"})
 DNXHD = Picture("dnxhd", "yuv422p", (256, 144), {"profile": "dnxhr_sq"})
-MP4_FAMILY, ALL_BUT_WEBM = (".mp4", ".m4v", ".mov"), (".mp4", ".m4v", ".mov", ".mkv")
+ALL_BUT_WEBM = (".mp4", ".m4v", ".mov", ".mkv")
 
 # What each container holds, found by running it with FFmpeg 8.1 (PyAV 18.1).
 TABLE = {
@@ -87,8 +87,6 @@ TABLE = {
 }
 # Their start codes become lengths in MP4 and Matroska: other bytes, the same picture.
 WITH_START_CODES = ("h264.ts", "hevc.ts")
-# Matroska has no decoding times, and FFmpeg's reader finds out which GIF picture stands alone.
-FROM_MATROSKA = {".mkv", ".webm"}
 
 
 def write_clip(path: Path, picture: Picture | None, *, num_frames: int = NUM_FRAMES) -> Path:
@@ -287,6 +285,25 @@ def test_dolby_vision_and_light_levels_stay(tmp_path: Path, source: str, tag: by
         if suffix != ".mkv":
             assert all(b in out.read_bytes() for b in (DOVI, MASTERING, LIGHT))
             assert tag_of(out) == tag.decode()
+
+
+def test_stereo_and_spherical_video_stay(tmp_path: Path) -> None:
+    """Two ways to say it in one MOV make it unreadable."""
+    clip = write_clip(tmp_path / "clip.mp4", H264)
+    equirectangular = box(b"prhd", bytes(16)) + box(b"equi", bytes(20))
+    sphere = box(b"svhd", bytes(4) + b"us\0") + box(b"proj", equirectangular)
+    with_boxes(clip, box(b"st3d", bytes(4) + b"\x01"), box(b"sv3d", sphere), tag=b"avc1")
+    known = {"SPHERICAL", "STEREO3D"}
+    before = side_data(clip)
+    assert known <= set(before)
+    for suffix in (".mp4", ".mov", ".mkv"):
+        after = side_data(dub(clip, tmp_path / f"out{suffix}"))
+        assert {name: after.get(name) for name in known} == {n: before[n] for n in known}, suffix
+
+
+def side_data(path: Path) -> dict[str, bytes]:
+    with av.open(str(path)) as container:
+        return {d.type.name: bytes(d) for d in next(container.decode(video=0)).side_data}
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov"])
@@ -502,6 +519,24 @@ def test_a_clock_that_starts_again_is_accepted_or_refused_before_the_work(tmp_pa
         assert not (tmp_path / "out.mkv").exists()
     else:
         assert len(pictures(out)) == 60
+
+
+@pytest.mark.parametrize(
+    "picture",
+    [Picture("mpeg2video", options={"g": "40"}),
+     Picture("libx264", options={"preset": "ultrafast", "g": "40"})],
+    ids=["mpeg2", "h264"],
+)  # fmt: skip
+def test_a_recording_that_begins_between_two_whole_pictures(tmp_path, picture: Picture) -> None:
+    """Its first packets alone say little of the picture."""
+    whole, clip = write_clip(tmp_path / "a.ts", picture, num_frames=60), tmp_path / "b.ts"
+    with av.open(str(whole)) as source, av.open(str(clip), "w") as target:
+        copy = target.add_stream_from_template(source.streams.video[0])
+        for packet in [p for p in source.demux(video=0) if p.size][8:]:
+            packet.stream = copy
+            target.mux(packet)
+    for suffix in (".mp4", ".mkv"):
+        assert len(packets(dub(clip, tmp_path / f"out{suffix}"))) == 52
 
 
 def test_a_plan_says_what_goes_along(tmp_path: Path) -> None:
