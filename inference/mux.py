@@ -267,17 +267,25 @@ def _kind(stream: Stream) -> tuple:
 
 
 def _remedy(source: VideoSource, suffix: str, streams: tuple[int, ...]) -> str:
-    """Other containers that hold these streams, after trying; a command where there are none."""
+    """Another container that holds these streams, after trying; a command where there is none."""
     fitting = [s for s in _REMEDIES if s != suffix and _holds(source, s, streams)][:1]
+    command = "" if fitting else f"convert it first: {_conversion(source, streams)}"
     # Sound alone needs no container for pictures, but it is one track.
     fitting += [".wav"] if len(streams) == 1 else []
-    words = f"use -o with {' or '.join(fitting)}" if fitting else ""
-    if fitting in ([], [".wav"]):
-        codecs = "-c:v libx264 -c:a flac" if fitting == [] else "-c:v libx264 -c:a copy"
-        target = source.path.with_suffix(".h264.mkv")
-        command = shlex.join(["ffmpeg", "-i", str(source.path), *codecs.split(), str(target)])
-        words += f"{', or ' if words else ''}convert it first: {command}"
-    return words
+    use = f"use -o with {' or '.join(fitting)}" if fitting else ""
+    return ", or ".join(words for words in (use, command) if words)
+
+
+def _conversion(source: VideoSource, streams: tuple[int, ...]) -> str:
+    """A command line that makes a Matroska file of these streams; sound without loss."""
+    picture = "copy" if _holds(source, ".mkv", streams[:1]) else "libx264"
+    out = source.path.with_name(f"{source.path.stem}.converted.mkv")
+    # FFmpeg takes a colon for a protocol and a dash for an option.
+    names = [
+        f"file:{p}" if ":" in str(p) or str(p)[0] == "-" else str(p) for p in (source.path, out)
+    ]
+    kept = "-map 0:v:0 -map 0:a? -c:a flac".split()
+    return shlex.join(["ffmpeg", "-i", names[0], *kept, "-c:v", picture, names[1]])
 
 
 def _holds(source: VideoSource, suffix: str, streams: tuple[int, ...]) -> bool:

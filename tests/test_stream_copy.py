@@ -2,8 +2,10 @@
 
 import hashlib
 import re
+import shlex
 import shutil
 import struct
+import subprocess
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -194,9 +196,12 @@ def check_remedies(clip: Path, refusals: dict[str, str]) -> None:
         out = clip.with_name(f"remedy{number}{suffix}")
         dub(clip, out)
         assert out.stat().st_size > 0
-    for words in refusals.values():
-        # Without a container for it, the way out is another picture.
-        assert (".mkv" in words or ".mov" in words or ".mp4" in words) or "ffmpeg -i" in words
+    commands = {w.partition("convert it first: ")[2] for w in refusals.values()}
+    assert bool(commands - {""}) == (TABLE[clip.name][1] == ())
+    if shutil.which("ffmpeg"):
+        for command in commands - {""}:
+            subprocess.run(shlex.split(command), check=True, capture_output=True, timeout=60)
+            dub(Path(shlex.split(command)[-1]), clip.with_name("converted.mp4"))
 
 
 @pytest.mark.parametrize("source", [".mp4", ".mkv", ".webm"])
