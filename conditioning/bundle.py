@@ -26,12 +26,13 @@ from spatial_v2a.conditioning.depth import DepthEncoder, build_depth, load_depth
 from spatial_v2a.conditioning.detections import BoxDetector, Detections
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
 from spatial_v2a.conditioning.hold import BoxHold
+from spatial_v2a.conditioning.hub import cached_repository
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
 from spatial_v2a.conditioning.scene_cuts import SceneCuts
 from spatial_v2a.conditioning.sounding import Sounding, as_concepts
 from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
-from spatial_v2a.conditioning.weights import read_weights
+from spatial_v2a.conditioning.weights import load_encoder
 from spatial_v2a.conditioning.world_motion import WIDTH as WORLD_MOTION_WIDTH
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
 from spatial_v2a.errors import UserError, as_tuple
@@ -157,21 +158,24 @@ class Perception:
         device: torch.device | str = "cpu",
         general: BoxDetector | None = None,
         overrides: Mapping[str, Concept | None] | None = None,
+        detector_weights: Path | None = None,
     ) -> "Perception":
-        """Loads compact encoders from a checkpoint folder and published ones from their source.
+        """Loads compact encoders from a checkpoint folder, published ones from the hub's cache.
 
         Args:
             folder: holds perception.safetensors (unused when every encoder has a source).
             config: settings the weights were trained with.
             streams: which of dino, depth, boxes to load; the others are absent.
             device: where the encoders run.
+            detector_weights: the user's own, in place of those of the folder.
             general: finds the boxes instead of the checkpoint's own detector, in any world. The
                 compact encoders know one game only: then they are left out.
             overrides: what things sound like (`parse_sounds`).
 
         Raises:
-            UserError: weights are missing, corrupt or of another shape; an override names what the
-                detector does not see; a generator that does not know the sounding classes.
+            UserError: weights are missing, corrupt, not finite or of another shape; an override
+                names what the detector does not see; a generator that does not know the sounding
+                classes.
         """
         wanted, folder = set(as_tuple(streams, name="streams")), Path(folder)
         if unknown := wanted - set(STREAMS):
@@ -190,7 +194,7 @@ class Perception:
         depth = _load_depth(folder, config) if "depth" in wanted else None
         detector = general
         if general is None and "boxes" in wanted:
-            detector = _load_detector(folder, config)
+            detector = _load_detector(folder, config, detector_weights)
         for encoder in (dino, depth, detector):
             if encoder is not None:
                 encoder.to(device)
@@ -432,34 +436,36 @@ def _concatenate(parts: list[FrameFeatures], *, dim: int) -> FrameFeatures:
 
 
 def _load_dino(folder: Path, config: PerceptionConfig) -> DinoEncoder:
-    if config.dino.source is not None:
-        return DinoEncoder(config.dino, load_dino(config.dino))
-    model = build_dino(config.dino)
-    read_weights(folder, "dino", model)
-    return DinoEncoder(config.dino, model)
+    settings = config.dino
+    if settings.source is not None:
+        return DinoEncoder(settings, load_dino(settings))
+    return DinoEncoder(settings, load_encoder(folder, "dino", lambda: build_dino(settings)))
 
 
 def _load_depth(folder: Path, config: PerceptionConfig) -> DepthEncoder:
-    if config.depth.source is not None:
-        return DepthEncoder(config.depth, load_depth(config.depth))
-    model = build_depth(config.depth)
-    read_weights(folder, "depth", model)
-    return DepthEncoder(config.depth, model)
+    settings = config.depth
+    if settings.source is not None:
+        return DepthEncoder(settings, load_depth(settings))
+    return DepthEncoder(settings, load_encoder(folder, "depth", lambda: build_depth(settings)))
 
 
-def _load_detector(folder: Path, config: PerceptionConfig) -> BoxDetector:
+def _load_detector(folder: Path, config: PerceptionConfig, weights: Path | None) -> BoxDetector:
     num_classes, names = config.num_classes, vocabulary_names(config.boxes.vocabulary)
     if config.boxes_from == "rtdetr":
         settings = config.rtdetr
-        if settings.source is not None:
-            model = load_published_rtdetr(settings.source)
+        if weights is None and settings.source is not None:
+            weights = cached_repository(settings.source)
+        if weights is not None:
+            model = load_published_rtdetr(weights)
         else:
-            model = build_rtdetr(settings, num_classes=num_classes)
-            read_weights(folder, "rtdetr", model)
+            model = load_encoder(
+                folder, "rtdetr", lambda: build_rtdetr(settings, num_classes=num_classes)
+            )
         return RtDetrDetector(settings, model, names=names)
-    if config.detector.source is not None:
-        model = load_published_yolo11(config.detector.source)
+    if weights is not None:
+        model = load_published_yolo11(weights)
     else:
-        model = build_yolo11(config.detector, num_classes=num_classes)
-        read_weights(folder, "detector", model)
+        model = load_encoder(
+            folder, "detector", lambda: build_yolo11(config.detector, num_classes=num_classes)
+        )
     return YoloDetector(config.detector, model, names=names)

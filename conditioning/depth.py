@@ -3,6 +3,8 @@
 Legend: B pictures, H x W grid or pixels.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -18,7 +20,7 @@ from spatial_v2a.conditioning.frozen import (
     resize_frames,
     settle_positions,
 )
-from spatial_v2a.conditioning.hub import hub_errors
+from spatial_v2a.conditioning.hub import cached_repository, load_published
 from spatial_v2a.geometry import nearness
 from spatial_v2a.perception_config import DepthSettings
 
@@ -51,11 +53,14 @@ def build_depth(settings: DepthSettings) -> DepthAnythingForDepthEstimation:
     )
 
 
-def load_depth(settings: DepthSettings) -> DepthAnythingForDepthEstimation:
-    """Published weights from the hub or a folder, as named by `settings.source`."""
-    assert settings.source is not None
-    with hub_errors(settings.source):
-        return DepthAnythingForDepthEstimation.from_pretrained(settings.source)
+def load_depth(
+    settings: DepthSettings, folder: Path | None = None
+) -> DepthAnythingForDepthEstimation:
+    """Published weights: those of `folder`, or `settings.source` as the hub's cache has it."""
+    if folder is None:
+        assert settings.source is not None
+        folder = cached_repository(settings.source)
+    return load_published(folder, {"depth_anything": DepthAnythingForDepthEstimation})
 
 
 def nearness_of_prediction(predicted_BHW: Tensor, *, is_metric: bool) -> Tensor:

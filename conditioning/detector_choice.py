@@ -52,6 +52,7 @@ class Perceptions:
         overrides: what things sound like (`parse_sounds`).
         streams: which of dino, depth and boxes to load.
         device: where the encoders run.
+        detector_weights: the user's own, for the checkpoint's own detector.
 
     Raises:
         UserError: an unknown detector, or one whose weights are not on this machine.
@@ -63,10 +64,18 @@ class Perceptions:
     overrides: Mapping[str, Concept | None] | None = None
     streams: tuple[str, ...] = STREAMS
     device: torch.device | str = "cpu"
+    detector_weights: Path | None = None
     _loaded: dict[str, Perception] = field(default_factory=dict)
     _choices: dict[VideoSource, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.detector_weights is not None:
+            if self.detector not in (AUTO, STAGE):
+                raise UserError(
+                    f"--detector-weights is for the checkpoint's own detector, not for"
+                    f" {self.detector}; leave one of them out"
+                )
+            self.detector = STAGE
         if self.detector not in (AUTO, STAGE):
             self.named(self.detector)
         elif self.overrides and self.detector == STAGE:
@@ -86,6 +95,7 @@ class Perceptions:
                 device=self.device,
                 general=general,
                 overrides=self.overrides,
+                detector_weights=self.detector_weights,
             )
         return self._loaded[name]
 

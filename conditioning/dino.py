@@ -3,6 +3,8 @@
 Legend: B pictures, N patches (row-major), D width.
 """
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
@@ -13,7 +15,7 @@ from spatial_v2a.conditioning.frozen import (
     resize_frames,
     settle_positions,
 )
-from spatial_v2a.conditioning.hub import hub_errors
+from spatial_v2a.conditioning.hub import cached_repository, load_published
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import DinoSettings
 
@@ -32,15 +34,16 @@ def build_dino(settings: DinoSettings) -> Dinov2WithRegistersModel:
     )
 
 
-def load_dino(settings: DinoSettings) -> Dinov2WithRegistersModel:
-    """Published weights from the hub or a folder, as named by `settings.source`."""
-    assert settings.source is not None
-    with hub_errors(settings.source):
-        model = Dinov2WithRegistersModel.from_pretrained(settings.source)
+def load_dino(settings: DinoSettings, folder: Path | None = None) -> Dinov2WithRegistersModel:
+    """Published weights: those of `folder`, or `settings.source` as the hub's cache has it."""
+    if folder is None:
+        assert settings.source is not None
+        folder = cached_repository(settings.source)
+    model = load_published(folder, {"dinov2_with_registers": Dinov2WithRegistersModel})
     found = (model.config.hidden_size, model.config.patch_size)
     if found != (settings.hidden_size, settings.patch_size):
         raise UserError(
-            f"{settings.source} has width {found[0]} and patch {found[1]}; set "
+            f"{folder} has width {found[0]} and patch {found[1]}; set "
             "perception.dino.hidden_size and patch_size to match"
         )
     return model

@@ -3,7 +3,7 @@
 The format stands at the top of `conditioning/given.py`.
 """
 
-import json
+import io
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from spatial_v2a.bounded import open_regular, parse_json
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.track_edits import MarkedBox
 from spatial_v2a.errors import UserError
@@ -18,23 +19,27 @@ from spatial_v2a.perception_config import PerceptionConfig
 
 # A longer film is not dubbed in one piece; such a time is in milliseconds, or since 1970.
 MAX_TIME_S = 24 * 3600.0
+# A line of the largest preset has 10 kB of depth.
+MAX_LINE_CHARS = 2**20
+MAX_TRACK_ID = 2**31 - 1
 # From line to line; what turns farther is nearer the other way round.
 MAX_TURN_DEG = 180.0
 
 
 def read_lines(path: Path) -> Iterator[tuple[dict, str]]:
     """Lines of a file in order, each with where it stands, for messages."""
-    try:
-        # A byte order mark, as some editors write it, is not part of the first line.
-        file = path.open(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check the path") from error
     last_s = -1.0
-    with file:
+    # A byte order mark, as some editors write it, is not part of the first line.
+    with open_regular(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
         try:
-            for number, text in enumerate(file, start=1):
+            for number, text in enumerate(iter(lambda: file.readline(MAX_LINE_CHARS), ""), start=1):
+                where = f"{path} line {number}"
+                if len(text) == MAX_LINE_CHARS:
+                    raise UserError(
+                        f"{where} has {MAX_LINE_CHARS} characters or more; give JSON, one object a"
+                        " line"
+                    )
                 if text.strip():
-                    where = f"{path} line {number}"
                     line = _parse(text, where=where)
                     last_s = _check_time(line, last_s, where=where)
                     yield line, where
@@ -43,14 +48,7 @@ def read_lines(path: Path) -> Iterator[tuple[dict, str]]:
 
 
 def _parse(text: str, *, where: str) -> dict:
-    def refuse(name: str) -> None:
-        raise UserError(f"{where} holds {name}, which is not a number; write finite numbers")
-
-    try:
-        line = json.loads(text, parse_constant=refuse)
-    except (ValueError, RecursionError) as error:
-        reason = getattr(error, "msg", error)
-        raise UserError(f"{where} is not JSON ({reason}); one object a line") from error
+    line = parse_json(text, where=where)
     if not isinstance(line, dict):
         raise UserError(f'{where} is no object; write {{"t": 0.0, "boxes": [...]}}')
     return line
@@ -75,7 +73,7 @@ def line_fov_deg(line: dict, config: PerceptionConfig, *, where: str) -> float:
     fov_deg = line.get("fov_deg")
     if fov_deg is None:
         return config.default_fov_deg
-    if not isinstance(fov_deg, int | float) or not 1 <= fov_deg <= 175:
+    if isinstance(fov_deg, bool) or not isinstance(fov_deg, int | float) or not 1 <= fov_deg <= 175:
         raise UserError(f"{where}: fov_deg {fov_deg!r} is not in 1..175; give degrees")
     return float(fov_deg)
 
@@ -111,7 +109,7 @@ def depth_grid(line: dict, config: PerceptionConfig, *, where: str) -> NDArray |
     rows, columns = config.depth.grid
     try:
         grid_HW = np.asarray(line["depth"], dtype=np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{where}: depth is not a grid of numbers; give rows of numbers") from error
     if grid_HW.shape != (rows, columns):
         raise UserError(f"{where}: depth is {grid_HW.shape}; give {rows} rows of {columns}")
@@ -156,7 +154,8 @@ def entry_track_id(entry: dict, *, where: str) -> int:
     track_id = entry.get("id")
     if isinstance(track_id, float) and track_id.is_integer():
         return entry_track_id({"id": int(track_id)}, where=where)
-    if isinstance(track_id, bool) or not isinstance(track_id, int) or track_id < 0:
+    is_number = isinstance(track_id, int) and not isinstance(track_id, bool)
+    if not is_number or not 0 <= track_id <= MAX_TRACK_ID:
         raise UserError(f"{where}: id {track_id!r} of box {entry} is not 0, 1, 2, ...; number it")
     return track_id
 
@@ -183,7 +182,7 @@ def entry_box(entry: dict, index: dict[str, int], *, where: str) -> Box:
         raise UserError(f"{where}: box {entry} is not finite; use fractions 0..1")
     for word, value in (("score", score), ("nearness", near)):
         if value is not None and not 0 <= value <= 1:
-            raise UserError(f"{where}: {word} {value:g} of box {entry} leaves 0..1; mend it")
+            raise UserError(f"{where}: {word} {value:g} of box {entry} leaves 0..1; correct it")
     return Box(
         track_id=track_id,
         class_index=index[name],

@@ -5,23 +5,29 @@ training touches ultralytics.
 Legend: B pictures, Q queries.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
-    AutoModelForObjectDetection,
+    DFineForObjectDetection,
     RTDetrConfig,
     RTDetrForObjectDetection,
     RTDetrResNetConfig,
+    RTDetrV2ForObjectDetection,
 )
 
 from spatial_v2a.conditioning.detections import BoxDetector
-from spatial_v2a.conditioning.hub import hub_errors
+from spatial_v2a.conditioning.hub import load_published
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import RtDetrSettings
 
-PUBLISHED_TYPES = ("rt_detr", "rt_detr_v2", "d_fine")
+PUBLISHED = {
+    "rt_detr": RTDetrForObjectDetection,
+    "rt_detr_v2": RTDetrV2ForObjectDetection,
+    "d_fine": DFineForObjectDetection,
+}
 LOSS_TYPE = "RTDetrForObjectDetection"
 STRIDES = [8, 16, 32]
 
@@ -60,19 +66,13 @@ def build_rtdetr(settings: RtDetrSettings, *, num_classes: int) -> RTDetrForObje
     )
 
 
-def load_published_rtdetr(source: str) -> nn.Module:
-    """RT-DETR, RT-DETRv2 or D-FINE from the hub or a folder.
+def load_published_rtdetr(folder: str | Path) -> nn.Module:
+    """RT-DETR, RT-DETRv2 or D-FINE as transformers has written it into a folder.
 
     Raises:
         UserError: it cannot be loaded, or is another kind of network.
     """
-    with hub_errors(source):
-        model = AutoModelForObjectDetection.from_pretrained(source)
-    if model.config.model_type not in PUBLISHED_TYPES:
-        raise UserError(
-            f"{source} is a {model.config.model_type}; use one of {', '.join(PUBLISHED_TYPES)}"
-        )
-    return model
+    return load_published(Path(folder), PUBLISHED)
 
 
 class RtDetrDetector(BoxDetector):

@@ -5,12 +5,14 @@ encoders and settings that made them, so that two kinds of features are never mi
 """
 
 import json
-import zipfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from spatial_v2a.archives import read_arrays
+from spatial_v2a.bounded import read_json
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
@@ -39,7 +41,7 @@ class FeatureStore:
         identity = {name: perception.fingerprint(name) for name in perception.streams}
         path = self.folder / IDENTITY_NAME
         if path.is_file():
-            if json.loads(path.read_text(encoding="utf-8")) != identity:
+            if read_json(path) != identity:
                 raise UserError(
                     f"{self.folder} holds features of other encoders or perception settings; "
                     "give another --store folder"
@@ -73,14 +75,17 @@ class FeatureStore:
         """
         path = self._path(key)
         try:
-            with np.load(path) as arrays:
-                tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
+            arrays = read_arrays(path, where=str(path))
+            tensors = {name: torch.from_numpy(array) for name, array in arrays.items()}
         except FileNotFoundError as error:
             raise UserError(
                 f"{self.folder} lacks clip {key}; fill it with spatial-v2a-train extract"
             ) from error
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        except TypeError as error:
             raise UserError(f"{path} is corrupt; delete it and extract again") from error
+        missing = {field.name for field in fields(FrameFeatures)} - {"is_cut_BT"} - set(tensors)
+        if missing:
+            raise UserError(f"{path} lacks {min(missing)}; delete it and extract again")
         tensors["class_BTK"] = tensors["class_BTK"].long()
         # Files from before cuts were looked for have no such entry.
         tensors.setdefault("is_cut_BT", torch.zeros_like(tensors["has_boxes_BT"]))

@@ -6,16 +6,24 @@ A detector has a file of its own, for its licence may be another one:
     detector-rtdetr.safetensors  rtdetr.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from spatial_v2a.checkpoint import DETECTORS, PERCEPTION
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import written_whole
+from spatial_v2a.tensor_files import (
+    has_tensors,
+    load_into,
+    load_network,
+    num_elements,
+    read_tensors,
+)
 
 WEIGHTS_NAME = f"{PERCEPTION}.safetensors"
 FILE_OF = {"dino": WEIGHTS_NAME, "depth": WEIGHTS_NAME} | {
@@ -44,37 +52,37 @@ def write_weights(folder: Path, prefix: str, model: nn.Module) -> Path:
     return path
 
 
-def read_weights(folder: Path, prefix: str, model: nn.Module) -> None:
-    """Loads one encoder from the folder's file into `model`, as float32.
+def load_encoder(folder: Path, prefix: str, build: Callable[[], nn.Module]) -> nn.Module:
+    """Builds one encoder, no larger than its weights, and loads them, as float32.
 
     Raises:
         UserError: the file is missing, corrupt, or made for another architecture.
     """
-    own = folder / FILE_OF[prefix]
+    stem, names = _stem(folder, prefix), f"{prefix}."
+    settings = f"perception.{prefix} in the configuration of {folder}"
+    return load_network(build, folder, stem, prefix=names, settings=settings)
+
+
+def read_weights(folder: Path, prefix: str, model: nn.Module) -> None:
+    """Loads one encoder from the folder's file into `model`, as float32.
+
+    Raises:
+        UserError: as `load_encoder`.
+    """
+    names = f"{prefix}."
+    tensors = read_tensors(folder, _stem(folder, prefix), prefix=names)
+    load_into(model, tensors, where=folder, prefix=names)
+
+
+def _stem(folder: Path, prefix: str) -> str:
+    """Name of the weights that hold an encoder."""
+    own = DETECTORS.get(prefix, PERCEPTION)
     # Until 2026-11-22 all encoders were in one file.
-    path = own if own.is_file() else folder / WEIGHTS_NAME
-    try:
-        state = _read(path, prefix) if path.is_file() else {}
-    except SafetensorError as error:
-        raise UserError(f"{path} is corrupt ({error}); fetch the checkpoint again") from error
-    if not state:
+    stem = own if has_tensors(folder, own) else PERCEPTION
+    if not has_tensors(folder, stem) or not num_elements(folder, stem, prefix=f"{prefix}."):
+        own_file = ", or name your own with --detector-weights" if prefix in DETECTORS else ""
         raise UserError(
-            f"{folder} has no {own.name} with a {prefix} encoder; fetch the whole checkpoint"
-            " again, train it, or set its source"
+            f"{folder} has no {FILE_OF[prefix]} with a {prefix} encoder; fetch the whole checkpoint"
+            f" again, train it{own_file}"
         )
-    wanted = model.state_dict()
-    wrong = set(wanted) ^ set(state) or {
-        name for name, tensor in wanted.items() if tensor.shape != state[name].shape
-    }
-    if wrong:
-        raise UserError(
-            f"{path}: {prefix} weights do not fit the configuration (first: {min(wrong)}); "
-            f"use the config.yaml they were trained with"
-        )
-    model.load_state_dict(state)
-
-
-def _read(path: Path, prefix: str) -> dict[str, Tensor]:
-    with safe_open(path, framework="pt") as file:
-        names = [name for name in file.keys() if name.startswith(f"{prefix}.")]
-        return {name.removeprefix(f"{prefix}."): file.get_tensor(name) for name in names}
+    return stem

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from spatial_v2a.conditioning.detections import BoxDetector, FullyConvolutionalDetector
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import DetectorSettings
+from spatial_v2a.tensor_files import check_weight
 
 
 def import_ultralytics(module: str) -> ModuleType:
@@ -61,19 +62,43 @@ def build_yolo11(settings: DetectorSettings, *, num_classes: int) -> nn.Module:
     return tasks.DetectionModel(layout, ch=3, nc=num_classes, verbose=False)
 
 
-def load_published_yolo11(source: str) -> nn.Module:
-    """Loads a published YOLO11 `.pt` (a pickle: the user's own file) by path or by name.
+# What a file that is none, or a damaged one, ends in.
+_NO_YOLO11 = (
+    TypeError, ValueError, OSError, EOFError, RuntimeError, LookupError, AttributeError,
+    ImportError,
+)  # fmt: skip
 
-    A name like `yolo11n.pt` that is no file here is fetched by ultralytics, as its users expect.
+
+def load_published_yolo11(path: Path) -> nn.Module:
+    """Loads a YOLO11 `.pt` that the user has named.
+
+    Such a file is a pickle: only the classes of its network are let through, none of its code.
+
+    Raises:
+        UserError: no such file, no YOLO11 for detection, or weights that are not finite.
     """
-    if Path(source).suffix != ".pt":
-        raise UserError(f"detector source {source!r} is no .pt file; give yolo11n.pt or a path")
-    if not Path(source).is_file() and Path(source).name != source:
-        raise UserError(f"no file {source}; download YOLO11 weights and give their path")
-    yolo = import_ultralytics("ultralytics").YOLO(source)
-    if yolo.task != "detect":
-        raise UserError(f"{source} is made for {yolo.task}; use weights for detection")
-    return yolo.model.float()
+    if path.suffix != ".pt" or not path.is_file():
+        raise UserError(f"{path} is no .pt file; give the file of a YOLO11, as yolo11n.pt")
+    tasks = import_ultralytics("ultralytics.nn.tasks")
+    with tempfile.TemporaryDirectory() as scratch:
+        # A file that its loader does not find under the name it makes of it, it would fetch.
+        link = Path(scratch) / "weights.pt"
+        link.symlink_to(path.resolve())
+        try:
+            loaded, _ = tasks.torch_safe_load(link, safe_only=True)
+        except _NO_YOLO11 as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{path} is no YOLO11 that can be opened safely ({reason}); give another file"
+            ) from None
+    model = (loaded.get("ema") or loaded.get("model")) if isinstance(loaded, dict) else None
+    # Networks for other tasks are made from this one.
+    if type(model) is not tasks.DetectionModel:
+        kind = type(model).__name__
+        raise UserError(f"{path} holds a {kind}; give a YOLO11 for detection")
+    for name, tensor in model.state_dict().items():
+        check_weight(name, tensor, where=path)
+    return model.float()
 
 
 class YoloDetector(BoxDetector):

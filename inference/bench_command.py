@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.command_options import Detector
+from spatial_v2a.inference.command_options import Detector, DetectorWeights
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.benchmark.figures import Report
@@ -60,6 +60,7 @@ def bench(
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     detector: Detector = None,
+    detector_weights: DetectorWeights = None,
     video: Annotated[
         Path | None, typer.Option(help="Video to see; default: a moving 480p picture, made anew.")
     ] = None,
@@ -100,7 +101,13 @@ def bench(
     needed_s = seconds + (WARMUP_TICKS + 2) / TIMING.tick_hz
     # Opened before the weights are loaded, made after: a mistake is told at once.
     footage = nullcontext(open_video(video)) if video else made_video(seconds=needed_s)
-    subject = load_subject(checkpoint=checkpoint, preset=preset, device=device, detector=detector)
+    subject = load_subject(
+        checkpoint=checkpoint,
+        preset=preset,
+        device=device,
+        detector=detector,
+        detector_weights=detector_weights,
+    )
     set_attention_backend(subject.model, attention)
     settings = EngineSettings(
         nfe=nfe,

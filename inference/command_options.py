@@ -2,6 +2,7 @@
 
 import shlex
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -66,6 +67,14 @@ Sound = Annotated[
     typer.Option(
         help="What things sound like: car=engine,person=footsteps,tv=silent.",
         metavar="NAME=SOUND,...",
+    ),
+]
+DetectorWeights = Annotated[
+    Path | None,
+    typer.Option(
+        help="Your own weights for it: a YOLO11 .pt, or a folder of an RT-DETR by transformers.",
+        metavar="FILE",
+        show_default="checkpoint's own",
     ),
 ]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU when there is one.")]

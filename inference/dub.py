@@ -140,6 +140,7 @@ class Dubber:
         objects: Objects = DEFAULT_OBJECTS,
         detector: str = STAGE,
         sounds: Mapping[str, Concept | None] | None = None,
+        detector_weights: str | Path | None = None,
     ) -> None:
         if objects not in get_args(Objects):
             raise UserError(f"objects {objects} is unknown; use {' or '.join(get_args(Objects))}")
@@ -147,7 +148,9 @@ class Dubber:
         self.settings = settings or EngineSettings()
         self.objects = objects
         own = detector if detector in get_args(DetectorName) else None
-        self.model = SpatialV2A.from_pretrained(checkpoint, detector=own).to(self.device)
+        self.model = SpatialV2A.from_pretrained(
+            checkpoint, detector=own, detector_weights=detector_weights
+        ).to(self.device)
         config = self.model.config.perception
         self.perceptions = Perceptions(
             self.model.folder,
@@ -155,6 +158,7 @@ class Dubber:
             detector=STAGE if own else detector,
             overrides=sounds,
             device=self.device,
+            detector_weights=self.model.detector_weights,
         )
         self.fov_deg = config.default_fov_deg if fov_deg is None else fov_deg
         if not 1 <= self.fov_deg <= 175:

@@ -15,6 +15,7 @@ from spatial_v2a.inference.command_options import (
     OBJECTS_HELP,
     Checkpoint,
     Detector,
+    DetectorWeights,
     Device,
     DeviceName,
     Guidance,
@@ -73,6 +74,7 @@ def dub(
         list[Stream] | None, typer.Option(help="Leave a stream out; repeatable.")
     ] = None,
     detector: Detector = None,
+    detector_weights: DetectorWeights = None,
     sound: Sound = None,
     fov: Annotated[
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
@@ -227,6 +229,7 @@ def dub(
         fov_deg=fov,
         objects=None if objects is None else objects.value,
         detector=detector or AUTO,
+        detector_weights=detector_weights,
         sounds=None if sound is None else parse_sounds(sound),
         out=out,
         overwrite=overwrite,

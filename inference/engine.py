@@ -28,6 +28,7 @@ from spatial_v2a.inference.passes import EngineState, Passes
 from spatial_v2a.inference.traced import TracedPasses
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.samplers import shape_noise
+from spatial_v2a.stereo import checked_sound
 from spatial_v2a.streaming import reset_
 from spatial_v2a.strict import StrictConfig
 
@@ -154,6 +155,10 @@ class Engine:
 
         Returns:
             float32 [B, samples_per_tick, 2] on the CPU, about -1..1.
+
+        Raises:
+            NotSound: samples that are not finite or far beyond full scale: the checkpoint is
+                damaged, or the guidance too strong for it. What follows would be no better.
         """
         active = None if active_B is None else active_B.to(self.device)
         self._begin_scenes(features_B1, active_B)
@@ -162,6 +167,10 @@ class Engine:
         condition = self.passes.attend(v_R1V, self.state, active)
         x_BD = self.passes.draw(self._draw_noise(active_B), condition)
         audio_BLC = self.passes.decode(x_BD, self.state, active).cpu()
+        checked_sound(
+            audio_BLC.numpy(),
+            where="what the model makes, of a damaged checkpoint or by too strong a guidance,",
+        )
         self.remember(x_BD, active)
         return audio_BLC
 

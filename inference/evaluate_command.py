@@ -12,7 +12,12 @@ from typing import Annotated
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.command_options import OBJECTS_HELP, Detector, HeardObjects
+from spatial_v2a.inference.command_options import (
+    OBJECTS_HELP,
+    Detector,
+    DetectorWeights,
+    HeardObjects,
+)
 
 
 class SuiteName(StrEnum):
@@ -67,6 +72,7 @@ def evaluate(
         HeardObjects | None, typer.Option(help=OBJECTS_HELP, show_default="apart")
     ] = None,
     detector: Detector = None,
+    detector_weights: DetectorWeights = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that make sounds; one a core if absent.")
@@ -117,6 +123,7 @@ def evaluate(
             device=device,
             fov_deg=fov,
             detector=detector,
+            detector_weights=detector_weights,
         )
         return
     if long_run is not None:
@@ -132,6 +139,7 @@ def evaluate(
             nfe=nfe,
             device=device,
             detector=detector,
+            detector_weights=detector_weights,
         )
         return
     from spatial_v2a.inference.engine import EngineSettings
@@ -151,7 +159,15 @@ def evaluate(
     name = checkpoint or (None if audio else "stage")
     settings = EngineSettings(seed=seed, nfe=nfe, without=_streams(without))
     system = (
-        load_system(name, settings=settings, device=device, detector=detector) if name else None
+        load_system(
+            name,
+            settings=settings,
+            device=device,
+            detector=detector,
+            detector_weights=detector_weights,
+        )
+        if name
+        else None
     )
     if suite is not None:
         data = _suite_clips(out, data, num_workers=num_jobs)

@@ -21,6 +21,7 @@ def run_footage(
     device: str,
     fov_deg: float,
     detector: str | None = None,
+    detector_weights: Path | None = None,
 ) -> None:
     """Dubs a folder of footage, scores it and prints the tables; the same command resumes.
 
@@ -34,6 +35,7 @@ def run_footage(
         device: cpu, cuda or auto.
         fov_deg: horizontal field of view of the pictures, degrees.
         detector: who finds the boxes; None chooses for every video.
+        detector_weights: the user's own weights for it; None is the checkpoint's.
 
     Raises:
         UserError: nothing can be scored, or an option is out of range.
@@ -47,6 +49,7 @@ def run_footage(
         settings=EngineSettings(seed=seed, nfe=nfe),
         device=device,
         detector=detector or AUTO,
+        detector_weights=detector_weights,
     )
     out.mkdir(parents=True, exist_ok=True)
     suite = FootageSuite(

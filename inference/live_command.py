@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.command_options import Detector, Stream, command_line
+from spatial_v2a.inference.command_options import Detector, DetectorWeights, Stream, command_line
 
 if TYPE_CHECKING:
     from spatial_v2a.conditioning.video import VideoSource
@@ -67,6 +67,7 @@ def live(
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
     ] = None,
     detector: Detector = None,
+    detector_weights: DetectorWeights = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     weights: Annotated[
         Literal["float32", "int8", "bfloat16"] | None,
@@ -138,7 +139,7 @@ def live(
         opened = None if fast else stack.enter_context(closing(open_source(source, options)))
         marks = FileMarks(watermark, provenance, command_line())
         to = stack.enter_context(_opened_sink(sink, pcm, marks, overwrite=overwrite))
-        model = marks.model = _model(checkpoint, device, detector)
+        model = marks.model = _model(checkpoint, device, detector, detector_weights)
         stream = stack.enter_context(
             model.stream(
                 seed=seed,
@@ -235,12 +236,14 @@ def _opened_sink(
             marks.sign(draft, out=Path(sink), outputs=outputs)
 
 
-def _model(checkpoint: str, device: str, detector: str | None):
+def _model(checkpoint: str, device: str, detector: str | None, detector_weights: Path | None):
     from spatial_v2a.inference.dub import resolve_device
     from spatial_v2a.model import SpatialV2A
 
     device = resolve_device(device)
-    return SpatialV2A.from_pretrained(checkpoint, detector=detector).to(device)
+    return SpatialV2A.from_pretrained(
+        checkpoint, detector=detector, detector_weights=detector_weights
+    ).to(device)
 
 
 @contextmanager

@@ -25,11 +25,18 @@ def run_long(
     nfe: int | None,
     device: str,
     detector: str | None = None,
+    detector_weights: Path | None = None,
 ) -> None:
     """Dubs a video for minutes on end, with the weights of `live`, and says what changed."""
     source = open_video(video)
     settings = EngineSettings(seed=seed, nfe=nfe)
-    system = load_system(checkpoint, settings=settings, device=device, detector=detector)
+    system = load_system(
+        checkpoint,
+        settings=settings,
+        device=device,
+        detector=detector,
+        detector_weights=detector_weights,
+    )
     system.settings = settings.model_copy(update={"weights": fastest_weights(system.device)})
     out.mkdir(parents=True, exist_ok=True)
     result = long_run(

@@ -34,6 +34,7 @@ from spatial_v2a.inference.stream_copy import (
     is_remade,
     timecode_tags,
 )
+from spatial_v2a.stereo import checked_sound
 from spatial_v2a.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -389,7 +390,7 @@ class DubbedVideo:
 
     def write(self, audio_LC: np.ndarray) -> None:
         """Appends float sound [L, 2]; what reaches past the picture's end is cut."""
-        audio_LC = audio_LC[: self._left]
+        audio_LC = checked_sound(audio_LC[: self._left], where="the mix")
         if len(audio_LC) == 0:
             return
         frame = _audio_frame(audio_LC, self._format)

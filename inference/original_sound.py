@@ -21,6 +21,7 @@ from spatial_v2a.conditioning.media import (
     with_left_right,
 )
 from spatial_v2a.conditioning.video import VideoSource
+from spatial_v2a.errors import UserError
 from spatial_v2a.stereo import StereoMeter
 from spatial_v2a.timing import TIMING
 
@@ -158,4 +159,9 @@ def _decoded(track: OriginalTrack) -> Iterator[tuple[Fraction, np.ndarray]]:
                     time_s = expected_s
                 expected_s = time_s + Fraction(piece.samples, TIMING.sample_rate_hz)
                 samples_LC = piece.to_ndarray().reshape(piece.samples, -1)
+                if not np.isfinite(samples_LC).all():
+                    raise UserError(
+                        f"a sound track of {track.path} holds samples that are not finite at"
+                        f" {float(time_s):.2f} s; leave it out with --original drop, or repair it"
+                    )
                 yield time_s, np.broadcast_to(samples_LC, (piece.samples, TIMING.num_channels))

@@ -10,6 +10,7 @@ import numpy as np
 import soundfile
 
 from spatial_v2a.conditioning.video import VideoSource
+from spatial_v2a.stereo import checked_sound
 
 SOUND_FORMATS = {".wav": ("WAV", "PCM_24"), ".flac": ("FLAC", "PCM_24")}
 # A RIFF file counts its bytes in 32 bits; longer sound needs its 64-bit form.
@@ -31,7 +32,7 @@ class SoundFile:
 
     def write(self, audio_LC: np.ndarray) -> None:
         """Appends float sound [L, 2]; what reaches past the picture's end is cut."""
-        audio_LC = audio_LC[: self._left]
+        audio_LC = checked_sound(audio_LC[: self._left], where="the mix")
         self._left -= len(audio_LC)
         self._file.write(np.clip(audio_LC, -1.0, 1.0))
 

@@ -180,4 +180,9 @@ def _perception(model: SpatialV2A) -> Perception:
             " save_pretrained and load it with from_pretrained"
         )
     device: torch.device = model.latent_mean_D.device
-    return Perception.from_checkpoint(model.folder, model.config.perception, device=device)
+    return Perception.from_checkpoint(
+        model.folder,
+        model.config.perception,
+        device=device,
+        detector_weights=model.detector_weights,
+    )

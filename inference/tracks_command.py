@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spatial_v2a.inference.command_options import Detector, Sound
+from spatial_v2a.inference.command_options import Detector, DetectorWeights, Sound
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.dubbing.track_writer import TracksJob, TracksResult, TrackWriter
@@ -27,6 +27,7 @@ def tracks(
         str, typer.Option(help="Whose detector and depth look at it.", metavar="NAME")
     ] = "stage",
     detector: Detector = None,
+    detector_weights: DetectorWeights = None,
     sound: Sound = None,
     fov: Annotated[
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
@@ -49,7 +50,12 @@ def tracks(
     sounds = None if sound is None else parse_sounds(sound)
     job = plan_tracks(video, out=out, overwrite=overwrite, has_picture=picture)
     writer = TrackWriter.from_checkpoint(
-        checkpoint, device=device, fov_deg=fov, detector=detector or AUTO, sounds=sounds
+        checkpoint,
+        device=device,
+        fov_deg=fov,
+        detector=detector or AUTO,
+        detector_weights=detector_weights,
+        sounds=sounds,
     )
     _tell(_run(writer, job))
 

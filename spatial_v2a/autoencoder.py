@@ -9,15 +9,16 @@ Legend: B streams, T ticks, C audio channels, L samples, J frames, F bins, N ban
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 from einops import rearrange
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from spatial_v2a.conv import ConvStack, ConvState
 from spatial_v2a.spectral import Analysis, OverlapState, Synthesis, band_matrix
-from spatial_v2a.strict import StrictConfig
+from spatial_v2a.strict import Count, Factor, StrictConfig, Width
 from spatial_v2a.timing import TIMING, Timing
 
 MAX_LEVEL_DIFFERENCE_DB = 60.0
@@ -37,20 +38,36 @@ class AutoencoderConfig(StrictConfig):
         expansion: hidden size of a block's MLP over its width.
     """
 
-    latent_dim: int = 64
-    num_odd_latents: int = 12
-    hop: int = 400
-    num_bands: int = 40
-    frame_width: int = 320
-    tick_width: int = 448
-    encoder_frame_depth: int = 2
-    encoder_tick_depth: int = 2
-    decoder_tick_depth: int = 3
-    decoder_frame_depth: int = 4
-    frame_kernel: int = 5
-    tick_kernel: int = 3
-    pan_width: int = 64
-    expansion: int = 3
+    latent_dim: Width = 64
+    num_odd_latents: Width = 12
+    hop: Width = 400
+    num_bands: Width = 40
+    frame_width: Width = 320
+    tick_width: Width = 448
+    encoder_frame_depth: Count = 2
+    encoder_tick_depth: Count = 2
+    decoder_tick_depth: Count = 3
+    decoder_frame_depth: Count = 4
+    frame_kernel: Factor = 5
+    tick_kernel: Factor = 3
+    pan_width: Width = 64
+    expansion: Factor = 3
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.num_odd_latents >= self.latent_dim:
+            raise ValueError(
+                f"num_odd_latents is {self.num_odd_latents} of latent_dim {self.latent_dim}; "
+                "take fewer"
+            )
+        if TIMING.samples_per_tick % self.hop:
+            raise ValueError(
+                f"hop is {self.hop}, no divisor of the {TIMING.samples_per_tick} samples of a "
+                "tick; take 400 or another divisor"
+            )
+        if self.num_bands > self.hop:
+            raise ValueError(f"num_bands {self.num_bands} is over hop {self.hop}; take fewer")
+        return self
 
 
 class Posterior(NamedTuple):

@@ -9,31 +9,27 @@ A folder alone rebuilds its model:
     card.md                   data, licence, scores
 """
 
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-import torch
-from huggingface_hub import HfApi, snapshot_download, split_torch_state_dict_into_shards
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
+from spatial_v2a.bounded import read_text
 from spatial_v2a.config import Config, config_to_yaml, load_config
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import written_folder
+from spatial_v2a.tensor_files import MODEL, has_tensors, inside, read_tensors, write_tensors
 
 CONFIG_FILE = "config.yaml"
 CARD_FILE = "card.md"
-MODEL = "model"
 PERCEPTION = "perception"
 # Encoders by the prefix of their tensors; what has none of these is in PERCEPTION.
 DETECTORS = {"detector": "detector-yolo", "rtdetr": "detector-rtdetr"}
 PICKLE_SUFFIXES = frozenset({".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt"})
-# Below 16 MB, where hosts of source code begin to refuse files.
-MAX_FILE_BYTES = 15_000_000
+MAX_CARD_BYTES = 1_000_000
 
 
 def bundled_names() -> list[str]:
@@ -81,42 +77,17 @@ def read_config(folder: Path, *, detector: str | None = None) -> Config:
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLE_SUFFIXES)
     if pickles:
         raise UserError(f"{folder / pickles[0]} is a pickle, which can run code; remove it")
-    if not (folder / CONFIG_FILE).is_file():
-        raise UserError(f"{folder / CONFIG_FILE} is missing; give a complete checkpoint folder")
-    config = load_config(folder / CONFIG_FILE)
+    path = inside(folder, CONFIG_FILE)
+    if not path.exists():
+        raise UserError(f"{path} is missing; give a complete checkpoint folder")
+    config = load_config(path)
     return config if detector is None else config.with_detector(detector)
 
 
 def read_card(folder: Path) -> str:
     """Text of the card, empty when the folder has none."""
-    path = folder / CARD_FILE
-    return path.read_text("utf-8") if path.is_file() else ""
-
-
-def has_tensors(folder: Path, stem: str) -> bool:
-    """Whether the folder holds weights called `stem`."""
-    names = (f"{stem}.safetensors", f"{stem}.safetensors.index.json")
-    return any((folder / name).is_file() for name in names)
-
-
-def read_tensors(folder: Path, stem: str = MODEL) -> dict[str, Tensor]:
-    """Reads weights called `stem`; 16-bit tensors become float32.
-
-    Raises:
-        UserError: a file is missing or damaged, named with the remedy.
-    """
-    tensors = {}
-    for name in _tensor_files(folder, stem):
-        path = folder / name
-        if not path.is_file():
-            raise UserError(f"{path} is missing; copy the checkpoint folder again")
-        try:
-            with safe_open(path, framework="pt") as file:
-                for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                    tensors[key] = _widen(file.get_tensor(key))
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is damaged ({error}); copy the folder again") from None
-    return tensors
+    path = inside(folder, CARD_FILE)
+    return read_text(path, max_bytes=MAX_CARD_BYTES) if path.exists() else ""
 
 
 def read_encoders(folder: Path) -> dict[str, Tensor]:
@@ -133,45 +104,6 @@ def write_encoders(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         by_stem.setdefault(stem, {})[key] = tensor
     for stem, part in by_stem.items():
         write_tensors(folder, stem, part)
-
-
-def write_tensors(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> None:
-    """Writes weights in 16 bits, split so that no file passes `MAX_FILE_BYTES`."""
-    stored = {key: _narrow(tensor) for key, tensor in tensors.items()}
-    split = split_torch_state_dict_into_shards(
-        stored, filename_pattern=stem + "{suffix}.safetensors", max_shard_size=MAX_FILE_BYTES
-    )
-    for name, keys in split.filename_to_tensors.items():
-        save_file({key: stored[key] for key in keys}, folder / name, metadata={"format": "pt"})
-    if split.is_sharded:
-        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
-        text = json.dumps(index, indent=2, sort_keys=True)
-        (folder / f"{stem}.safetensors.index.json").write_text(text + "\n", "utf-8")
-
-
-def load_into(module: nn.Module, tensors: Mapping[str, Tensor], *, where: Path | str) -> None:
-    """Loads tensors into a module, naming the first one that does not fit.
-
-    Raises:
-        UserError: a tensor is missing, unknown, or of another shape.
-    """
-    wanted = module.state_dict()
-    missing, unknown = (
-        sorted(wanted.keys() - tensors.keys()),
-        sorted(tensors.keys() - wanted.keys()),
-    )
-    remedy = f"{CONFIG_FILE} and weights must come from one checkpoint"
-    if missing:
-        raise UserError(f"{where}: tensor '{missing[0]}' is missing; {remedy}")
-    if unknown:
-        raise UserError(f"{where}: tensor '{unknown[0]}' is unknown to this model; {remedy}")
-    for key, tensor in tensors.items():
-        if tensor.shape != wanted[key].shape:
-            found, needed = tuple(tensor.shape), tuple(wanted[key].shape)
-            raise UserError(
-                f"{where}: tensor '{key}' has shape {found}, the model needs {needed}; {remedy}"
-            )
-    module.load_state_dict(dict(tensors))
 
 
 def write_checkpoint(
@@ -235,31 +167,3 @@ def _download(repo_id: str) -> Path:
             f"'{repo_id}' is neither a folder here nor a hub repository in reach ({reason}); "
             "check the name, or download it and give the folder"
         ) from None
-
-
-def _tensor_files(folder: Path, stem: str) -> list[str]:
-    index = folder / f"{stem}.safetensors.index.json"
-    if not index.is_file():
-        return [f"{stem}.safetensors"]
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{index} is damaged ({error}); copy the folder again") from None
-    outside = [name for name in names if Path(name).name != name]
-    if outside:
-        raise UserError(f"{index} names a file outside the folder ({outside[0]}); do not trust it")
-    return names
-
-
-def _narrow(tensor: Tensor) -> Tensor:
-    """Storage type: float16 for matrices; vectors (norms, biases, statistics) stay exact."""
-    tensor = tensor.detach().cpu().contiguous()
-    is_large = tensor.is_floating_point() and tensor.dim() >= 2
-    # Out of float16's range means infinity on loading: keep such a tensor as it is.
-    if is_large and tensor.abs().amax() < torch.finfo(torch.float16).max:
-        return tensor.to(torch.float16)
-    return tensor
-
-
-def _widen(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.is_floating_point() else tensor

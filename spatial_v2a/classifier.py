@@ -7,29 +7,32 @@ from pathlib import Path
 
 import torch
 import torchaudio
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from pydantic import Field, ValidationError
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from spatial_v2a.bounded import MAX_JSON_BYTES, read_text
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs
-from spatial_v2a.strict import StrictConfig
+from spatial_v2a.strict import Count, StrictConfig, Width
+from spatial_v2a.tensor_files import allowed_bytes, build_within, inside, read_tensors
 
-WEIGHTS_NAME = "classifier.safetensors"
+STEM = "classifier"
+WEIGHTS_NAME = f"{STEM}.safetensors"
 CONFIG_NAME = "classifier.json"
 
 
 class ClassifierConfig(StrictConfig):
     """Shape of the classifier, and the names its outputs stand for."""
 
-    class_names: list[str]
-    sample_rate_hz: int
-    window_samples: int
-    fft_samples: int = 1024
-    hop_samples: int = 480
-    num_mels: int = 64
-    widths: list[int] = [24, 48, 64, 96]
-    dynamic_range_db: float = 60.0
+    class_names: list[str] = Field(min_length=1, max_length=10_000)
+    sample_rate_hz: int = Field(ge=8000, le=192_000)
+    window_samples: int = Field(ge=1024, le=2**22)
+    fft_samples: int = Field(default=1024, ge=64, le=2**16)
+    hop_samples: int = Field(default=480, ge=16, le=2**16)
+    num_mels: Count = 64
+    widths: list[Width] = Field(default=[24, 48, 64, 96], min_length=1, max_length=16)
+    dynamic_range_db: float = Field(default=60.0, gt=0, le=200)
 
 
 class SoundClassifier(nn.Module):
@@ -103,15 +106,24 @@ class SoundClassifier(nn.Module):
         Raises:
             UserError: when a file is missing or does not fit.
         """
-        try:
-            config = ClassifierConfig.model_validate_json((folder / CONFIG_NAME).read_text())
-            state = load_file(folder / WEIGHTS_NAME)
-        except (OSError, ValueError, SafetensorError) as error:
+        if not (folder / CONFIG_NAME).exists():
             raise UserError(
-                f"cannot read the classifier in {folder} ({type(error).__name__}); "
-                "train one with `spatial-v2a-train classifier`"
+                f"cannot read the classifier in {folder} (no {CONFIG_NAME}); train one with"
+                " `spatial-v2a-train classifier`"
+            )
+        text = read_text(inside(folder, CONFIG_NAME), max_bytes=MAX_JSON_BYTES)
+        try:
+            config = ClassifierConfig.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "it"
+            raise UserError(
+                f"{folder / CONFIG_NAME}: {where}: {first['msg']}; train one with"
+                " `spatial-v2a-train classifier`"
             ) from error
-        model = cls(config)
+        state = read_tensors(folder, STEM)
+        budget = allowed_bytes(sum(tensor.numel() for tensor in state.values()))
+        model = build_within(budget, lambda: cls(config), settings=str(folder / CONFIG_NAME))
         wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith("mel.")}
         found = {name: value.shape for name, value in state.items()}
         wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))

@@ -5,10 +5,11 @@ D width, V frame token width.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from spatial_v2a.features import FrameFeatures
@@ -20,7 +21,7 @@ from spatial_v2a.frame_tokens import (
     temporal_difference,
 )
 from spatial_v2a.streaming import write_
-from spatial_v2a.strict import StrictConfig
+from spatial_v2a.strict import Count, Factor, StrictConfig, Width, check_heads
 from spatial_v2a.transformer import RMSNorm, SwiGLU
 
 
@@ -36,12 +37,12 @@ class PerceptionShapes(StrictConfig):
         num_classes: size of the class vocabulary.
     """
 
-    num_patches: PositiveInt
-    grid_width: PositiveInt
-    dino_dim: PositiveInt
-    depth_grid: tuple[PositiveInt, PositiveInt]
-    max_boxes: PositiveInt
-    num_classes: PositiveInt
+    num_patches: Width
+    grid_width: Width
+    dino_dim: Width
+    depth_grid: tuple[Count, Count]
+    max_boxes: Count
+    num_classes: Width
 
 
 class ConditionerConfig(StrictConfig):
@@ -61,17 +62,22 @@ class ConditionerConfig(StrictConfig):
         temporal_difference: whether patches and depth come with their change since the last tick.
     """
 
-    width: PositiveInt
-    num_heads: PositiveInt
-    num_layers: PositiveInt
-    hidden_dim: PositiveInt
-    class_dim: PositiveInt = 32
-    shape_octaves: NonNegativeInt = 0
-    shape_ticks: PositiveInt = 1
-    token_dim: PositiveInt
-    dino_tokens: tuple[PositiveInt, PositiveInt] = (2, 3)
-    depth_tokens: tuple[PositiveInt, PositiveInt] = (1, 4)
+    width: Width
+    num_heads: Count
+    num_layers: Count
+    hidden_dim: Width
+    class_dim: Width = 32
+    shape_octaves: int = Field(default=0, ge=0, le=16)
+    shape_ticks: Factor = 1
+    token_dim: Width
+    dino_tokens: tuple[Factor, Factor] = (2, 3)
+    depth_tokens: tuple[Factor, Factor] = (1, 4)
     temporal_difference: bool = True
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        check_heads(self.width, self.num_heads)
+        return self
 
     @property
     def num_waves(self) -> int:

@@ -2,21 +2,21 @@
 
 import difflib
 import json
-import re
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self, get_args
 
 import yaml
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from spatial_v2a.autoencoder import AutoencoderConfig
+from spatial_v2a.bounded import MAX_YAML_BYTES, parse_yaml, read_text
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.generator import GeneratorConfig
 from spatial_v2a.perception_config import DetectorName, PerceptionConfig
 from spatial_v2a.sampler_config import SamplerConfig
 from spatial_v2a.strict import StrictConfig
-from spatial_v2a.timing import Timing
+from spatial_v2a.timing import TIMING, Timing
 from spatial_v2a.training_config import TrainingConfig
 
 FORMAT_VERSION = 1
@@ -31,7 +31,8 @@ class Config(StrictConfig):
     """
 
     format_version: int = FORMAT_VERSION
-    name: str
+    # It stands in statements of origin and on terminals.
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
     timing: Timing = Timing()
     autoencoder: AutoencoderConfig
     perception: PerceptionConfig
@@ -41,6 +42,10 @@ class Config(StrictConfig):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
+        if self.timing != TIMING:
+            raise ValueError(
+                f"timing is {self.timing}, this release runs at {TIMING}; leave the section out"
+            )
         if self.generator.latent_dim != self.autoencoder.latent_dim:
             raise ValueError(
                 f"generator.latent_dim is {self.generator.latent_dim} but autoencoder.latent_dim "
@@ -65,28 +70,6 @@ class Config(StrictConfig):
             raise UserError(f"detector {name!r} is unknown; choose {known}")
         perception = self.perception.model_copy(update={"boxes_from": name})
         return self.model_copy(update={"perception": perception})
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: 1e-4 is a number, and a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key_node.value}' is given twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-# YAML 1.1 wants a dot in a float, so 3e-4 would be read as text.
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
 
 
 def preset_names() -> list[str]:
@@ -118,7 +101,7 @@ def load_config(preset_or_path: str | Path, overrides: list[str] | None = None) 
 
 def parse_config(text: str, *, where: str, overrides: list[str] | None = None) -> Config:
     """Parses YAML text; `where` names its origin in error messages."""
-    data = _parse_yaml(text, where)
+    data = parse_yaml(text, where=where)
     if not isinstance(data, dict):
         raise UserError(f"{where} holds {type(data).__name__}, not a mapping of sections")
     for override in as_tuple(overrides or (), name="overrides"):
@@ -126,14 +109,14 @@ def parse_config(text: str, *, where: str, overrides: list[str] | None = None) -
     version = data.get("format_version", FORMAT_VERSION)
     if version != FORMAT_VERSION:
         raise UserError(
-            f"{where} has format_version {version!r}, this release reads {FORMAT_VERSION}; "
+            f"{where} has format_version {_short(version)}, this release reads {FORMAT_VERSION}; "
             "install the release that wrote it, or save the checkpoint again"
         )
     try:
         # JSON mode is strict about types, yet takes lists for tuples, as YAML has no tuples.
         return Config.model_validate_json(json.dumps(data), strict=True)
-    except (ValidationError, TypeError) as error:
-        raise UserError(f"{where}: {_explain(error)}") from None
+    except ValidationError as error:
+        raise UserError(f"{where}: {explain(error, Config)}") from None
 
 
 def config_to_yaml(config: Config) -> str:
@@ -148,21 +131,10 @@ def _read(preset_or_path: str | Path) -> tuple[str, str]:
     path = Path(preset_or_path)
     if path.is_dir():
         path = path / "config.yaml"
-    if not path.is_file():
+    if not path.exists():
         presets = ", ".join(preset_names())
         raise UserError(f"no config file {path}; give a YAML file or a preset: {presets}")
-    try:
-        return path.read_text("utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path} ({error}); give a readable YAML text file") from None
-
-
-def _parse_yaml(text: str, where: str) -> Any:
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{where} is not valid YAML ({reason}); mend the file") from None
+    return read_text(path, max_bytes=MAX_YAML_BYTES), str(path)
 
 
 def _apply(data: dict[str, Any], override: str) -> None:
@@ -175,33 +147,37 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(data.setdefault(key, {}), dict):
             raise UserError(f"override {override!r}: '{key}' is a value, not a section")
         data = data[key]
-    data[keys[-1]] = _parse_yaml(value, f"override {override!r}")
+    data[keys[-1]] = parse_yaml(value, where=f"override {override!r}")
 
 
-def _explain(error: ValidationError | TypeError) -> str:
-    """Turns the first finding of pydantic into one line with the full key path."""
-    if isinstance(error, TypeError):
-        return f"{error}; use text, numbers, lists and mappings only"
+def explain(error: ValidationError, kind: type[StrictConfig]) -> str:
+    """The first finding of pydantic about a `kind` in one line, with the full key path."""
     first = error.errors(include_url=False)[0]
     location = [str(part) for part in first["loc"]]
     path = ".".join(location)
     if first["type"] == "extra_forbidden":
-        return f"unknown key '{path}'; {_suggest(location)}"
+        return f"unknown key {_short(path)}; {_suggest(location, kind)}"
     if first["type"] == "missing":
         return f"key '{path}' is missing; add it"
     message = first["msg"].removeprefix("Value error, ")
     if not path:
         return message
-    return f"'{path}' is {first['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"'{path}' is {_short(first['input'])}: {message[0].lower()}{message[1:]}"
 
 
-def _suggest(location: list[str]) -> str:
+def _short(value: object) -> str:
+    """A value for a message, at most 100 characters of it."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
+
+
+def _suggest(location: list[str], kind: type[StrictConfig]) -> str:
     """Names the valid key nearest to the last part of `location`."""
-    section: type[StrictConfig] = Config
+    section = kind
     for part in location[:-1]:
         section = _section_of(section, part)
     valid = list(section.model_fields)
-    near = difflib.get_close_matches(location[-1], valid, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(location[-1][:100], valid, n=1, cutoff=0.0)
     return f"did you mean '{'.'.join([*location[:-1], *near])}'?"
 
 

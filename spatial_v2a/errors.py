@@ -11,6 +11,10 @@ class UserError(ValueError):
     """Bad input: the message names the offending value and the remedy, in one line."""
 
 
+class NotSound(UserError):
+    """The model gave samples that are not finite or far beyond full scale."""
+
+
 def as_tuple(items: Iterable[Item], *, name: str) -> tuple[Item, ...]:
     """Several items, where one alone would be read letter by letter or fail far from here.
 

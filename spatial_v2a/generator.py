@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from spatial_v2a.attention import AttentionPlan
@@ -28,7 +28,7 @@ from spatial_v2a.conditioner import (
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.head import Head, HeadConfig, Uncertainty
 from spatial_v2a.streaming import write_
-from spatial_v2a.strict import StrictConfig
+from spatial_v2a.strict import StrictConfig, Width
 from spatial_v2a.transformer import BackboneConfig, Transformer, TransformerState
 
 
@@ -50,10 +50,10 @@ class GeneratorConfig(StrictConfig):
     conditioner: ConditionerConfig
     backbone: BackboneConfig
     head: HeadConfig
-    latent_dim: PositiveInt
+    latent_dim: Width
     positions: Literal["interleaved", "fused"] = "interleaved"
     direct_head_path: bool = True
-    forgotten_dims: NonNegativeInt = 0
+    forgotten_dims: int = Field(default=0, ge=0, le=16_384)
 
 
 @dataclass

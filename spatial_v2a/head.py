@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field
 from torch import Tensor, nn
 
 from spatial_v2a.diffusion import MIN_SIGMA, precondition
-from spatial_v2a.strict import StrictConfig
+from spatial_v2a.strict import Count, StrictConfig, Width
 
 
 class HeadConfig(StrictConfig):
@@ -27,11 +27,11 @@ class HeadConfig(StrictConfig):
         sigma_data: standard deviation of the latents it denoises.
     """
 
-    width: PositiveInt
-    num_blocks: PositiveInt
-    hidden_dim: PositiveInt
-    sigma_dim: PositiveInt = 64
-    sigma_data: PositiveFloat = 1.0
+    width: Width
+    num_blocks: Count
+    hidden_dim: Width
+    sigma_dim: int = Field(default=64, ge=2, le=4096, multiple_of=2)
+    sigma_data: float = Field(default=1.0, gt=0, le=1000)
 
 
 @dataclass

@@ -12,20 +12,21 @@ from torch import Tensor, nn
 
 from spatial_v2a.autoencoder import StereoAutoencoder, split_latents
 from spatial_v2a.checkpoint import (
+    CONFIG_FILE,
     MODEL,
     find_checkpoint,
-    load_into,
     read_card,
     read_config,
     read_encoders,
-    read_tensors,
     upload_checkpoint,
     write_checkpoint,
 )
 from spatial_v2a.config import Config
+from spatial_v2a.errors import UserError
 from spatial_v2a.frame_stream import FrameStream, find_frame_stream
 from spatial_v2a.generator import Generator
 from spatial_v2a.pan_width import widened
+from spatial_v2a.tensor_files import load_network
 
 
 class SpatialV2A(nn.Module):
@@ -36,6 +37,7 @@ class SpatialV2A(nn.Module):
         autoencoder, generator: the two trained parts.
         latent_mean_D, latent_std_D: statistics of the posterior means over the training set.
         folder: checkpoint the weights came from, or None for a fresh model.
+        detector_weights: the user's own weights of the detector, or None.
     """
 
     def __init__(self, config: Config) -> None:
@@ -43,6 +45,7 @@ class SpatialV2A(nn.Module):
         self.config = config
         self.timing = config.timing
         self.folder: Path | None = None
+        self.detector_weights: Path | None = None
         self.autoencoder = StereoAutoencoder(config.autoencoder, config.timing)
         self.generator = Generator(config.generator, perception_shapes=config.perception.shapes)
         self.register_buffer("latent_mean_D", torch.zeros(config.autoencoder.latent_dim))
@@ -72,7 +75,11 @@ class SpatialV2A(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, path_or_id: str | Path = "stage", *, detector: str | None = None
+        cls,
+        path_or_id: str | Path = "stage",
+        *,
+        detector: str | None = None,
+        detector_weights: str | Path | None = None,
     ) -> Self:
         """Rebuilds a model from a checkpoint folder, on the CPU, in float32, in eval mode.
 
@@ -80,15 +87,21 @@ class SpatialV2A(nn.Module):
             path_or_id: a folder, the name of a bundled checkpoint, or a hub id.
             detector: who finds the boxes, "yolo" (AGPL-3.0) or "rtdetr" (Apache-2.0); None is the
                 checkpoint's own choice.
+            detector_weights: your own weights for it in place of the checkpoint's: a YOLO11 `.pt`,
+                or a folder that transformers wrote of an RT-DETR.
 
         Raises:
-            UserError: missing or damaged files, a pickle, weights that do not fit the config, an
-                unknown detector.
+            UserError: missing or damaged files, a pickle in the checkpoint, weights that do not
+                fit the config or are not finite, an unknown detector.
         """
+        if detector_weights is not None and not Path(detector_weights).exists():
+            raise UserError(f"no file {detector_weights}; give weights of a detector that are here")
         folder = find_checkpoint(path_or_id)
-        model = cls(read_config(folder, detector=detector))
-        load_into(model, read_tensors(folder, MODEL), where=folder)
+        config = read_config(folder, detector=detector)
+        settings = str(folder / CONFIG_FILE)
+        model = load_network(lambda: cls(config), folder, MODEL, settings=settings)
         model.folder = folder
+        model.detector_weights = None if detector_weights is None else Path(detector_weights)
         return model.eval()
 
     def stream(

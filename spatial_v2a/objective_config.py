@@ -1,9 +1,9 @@
 """Settings of the generator's losses; the losses themselves are in training/objectives.py."""
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from spatial_v2a.stream_dropout import StreamDropout
-from spatial_v2a.strict import StrictConfig
+from spatial_v2a.strict import Count, Share, StrictConfig
 
 
 class DiffusionObjectiveConfig(StrictConfig):
@@ -25,11 +25,11 @@ class DiffusionObjectiveConfig(StrictConfig):
 
     p_mean: float = -0.5
     p_std: float = Field(default=1.2, gt=0)
-    num_draws: PositiveInt = 4
+    num_draws: Count = 4
     max_history_noise: float = Field(default=0.5, ge=0)
-    drop_latent: float = Field(default=0.15, ge=0, le=1)
-    drop_history: float = Field(default=0.1, ge=0, le=1)
-    shift_history: float = Field(default=0.0, ge=0, le=1)
+    drop_latent: Share = 0.15
+    drop_history: Share = 0.1
+    shift_history: Share = 0.0
     odd_weight: float = Field(default=1.0, gt=0)
     streams: StreamDropout = StreamDropout()
 
@@ -46,7 +46,7 @@ class ConsistencyObjectiveConfig(DiffusionObjectiveConfig):
     # ECT's -1.1 and 2.0 for sigma_data 0.5, moved to unit variance.
     p_mean: float = -0.4
     p_std: float = Field(default=2.0, gt=0)
-    num_draws: PositiveInt = 2
-    num_stages: PositiveInt = 6
+    num_draws: Count = 2
+    num_stages: Count = 6
     q: float = Field(default=4.0, gt=1)
     huber: float = Field(default=0.03, gt=0)

@@ -1,12 +1,21 @@
 """Settings of the frozen perception: which encoder, at which size, and how its output is shaped."""
 
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, field_validator, model_validator
 
 from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.conditioner import PerceptionShapes
-from spatial_v2a.strict import StrictConfig
+from spatial_v2a.strict import Count, Pixels, Share, StrictConfig, Width, check_heads
+
+# Owner and name of a hub repository: never a path, and never fetched (conditioning/hub.py).
+HubId = Annotated[
+    str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
+]
+# Encoders compare every patch with every other.
+MAX_PATCHES = 4096
+GridSide = Annotated[int, Field(ge=1, le=64)]
+EveryTicks = Annotated[int, Field(ge=1, le=300)]
 
 DetectorName = Literal["yolo", "rtdetr"]
 # How much larger the detector sees a part of the picture in its closer look.
@@ -14,24 +23,42 @@ CLOSER_LOOK_MAGNIFICATION = 2
 VOCABULARY_SIZES = {"stage": len(CLASS_NAMES), "coco": 80}
 
 
+def _check_patches(settings: "DinoSettings | DepthSettings") -> None:
+    """Refuses pictures that are not a grid of whole patches, or of too many."""
+    height, width, patch = settings.image_height, settings.image_width, settings.patch_size
+    if height % patch or width % patch:
+        raise ValueError(f"a picture of {width} x {height} is not made of whole patches of {patch}")
+    if height * width // patch**2 > MAX_PATCHES:
+        raise ValueError(
+            f"a picture of {width} x {height} has more than {MAX_PATCHES} patches of {patch}; take"
+            " a smaller one"
+        )
+    check_heads(settings.hidden_size, settings.num_heads)
+
+
 class DinoSettings(StrictConfig):
     """DINOv2 with registers; `source` None means the compact weights of the checkpoint folder.
 
     Attributes:
-        source: hub name or folder for transformers' `from_pretrained`, or None.
+        source: hub id of published safetensors, or None.
         image_height, image_width: input in pixels, multiples of `patch_size`.
         hidden_size: feature width (384 for ViT-S); must agree with `source` when that is set.
         num_layers, num_heads, num_registers: shape of the compact encoder, unused with `source`.
     """
 
-    source: str | None = None
-    image_height: int = 84
-    image_width: int = 112
-    patch_size: int = 14
-    hidden_size: int = 96
-    num_layers: int = 4
-    num_heads: int = 3
-    num_registers: int = 4
+    source: HubId | None = None
+    image_height: Pixels = 84
+    image_width: Pixels = 112
+    patch_size: Pixels = 14
+    hidden_size: Width = 96
+    num_layers: Count = 4
+    num_heads: Count = 3
+    num_registers: int = Field(default=4, ge=0, le=64)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        _check_patches(self)
+        return self
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -43,6 +70,7 @@ class DepthSettings(StrictConfig):
     """Depth-Anything; `source` None means the compact weights of the checkpoint folder.
 
     Attributes:
+        source: hub id of published safetensors, or None.
         grid: rows and columns of the nearness grid handed to the model.
         neck_sizes, fusion_size, head_size: widths of the compact network's neck and head.
         max_depth_m: range of the compact (metric) network.
@@ -50,19 +78,25 @@ class DepthSettings(StrictConfig):
             grid is held.
     """
 
-    source: str | None = None
-    image_height: int = 84
-    image_width: int = 112
-    patch_size: int = 14
-    grid: tuple[int, int] = (12, 16)
-    hidden_size: int = 96
-    num_layers: int = 4
-    num_heads: int = 3
-    neck_sizes: tuple[int, int, int, int] = (16, 24, 32, 48)
-    fusion_size: int = 16
-    head_size: int = 8
-    max_depth_m: int = 64
-    every_ticks: PositiveInt = 1
+    source: HubId | None = None
+    image_height: Pixels = 84
+    image_width: Pixels = 112
+    patch_size: Pixels = 14
+    grid: tuple[GridSide, GridSide] = (12, 16)
+    hidden_size: Width = 96
+    # The neck reads four of them.
+    num_layers: int = Field(default=4, ge=4, le=512)
+    num_heads: Count = 3
+    neck_sizes: tuple[Width, Width, Width, Width] = (16, 24, 32, 48)
+    fusion_size: Width = 16
+    head_size: int = Field(default=8, ge=2, le=16_384, multiple_of=2)
+    max_depth_m: int = Field(default=64, ge=1, le=100_000)
+    every_ticks: EveryTicks = 1
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        _check_patches(self)
+        return self
 
 
 class BoxSettings(StrictConfig):
@@ -82,48 +116,69 @@ class BoxSettings(StrictConfig):
     """
 
     vocabulary: Literal["stage", "coco"] = "stage"
-    image_height: int = 192
-    image_width: int = 256
-    score_threshold: float = 0.1
-    new_track_score: float = 0.3
-    nms_iou: float = 0.5
-    every_ticks: PositiveInt = 1
-    closer_look_weight: float = Field(default=0.0, ge=0, le=1)
+    image_height: int = Field(default=192, ge=32, le=2048, multiple_of=32)
+    image_width: int = Field(default=256, ge=32, le=2048, multiple_of=32)
+    score_threshold: Share = 0.1
+    new_track_score: Share = 0.3
+    nms_iou: Share = 0.5
+    every_ticks: EveryTicks = 1
+    closer_look_weight: Share = 0.0
 
 
 class DetectorSettings(BoxSettings):
-    """YOLO11; `source` None means the compact weights of the checkpoint folder.
+    """YOLO11, with the weights of the checkpoint folder or a file that the user names.
 
     Attributes:
-        source: a YOLO11 .pt file or published name (yolo11n.pt), or None.
+        source: always None: published YOLO11 weights are pickles, which a configuration cannot
+            name (`--detector-weights` does).
         depth_multiple, width_multiple: YOLO11's compound scaling of the compact network.
         num_distance_bins: bins of its box distances (YOLO11 has 16); times the stride they must
             span half the picture.
     """
 
-    source: str | None = None
-    depth_multiple: float = 0.5
-    width_multiple: float = 0.125
-    num_distance_bins: int = 8
+    source: None = None
+    depth_multiple: float = Field(default=0.5, gt=0, le=1)
+    width_multiple: float = Field(default=0.125, gt=0, le=1.5)
+    num_distance_bins: int = Field(default=8, ge=1, le=64)
+
+    @field_validator("source", mode="before")
+    @classmethod
+    def _names_no_file(cls, value: object) -> object:
+        if value is not None:
+            raise ValueError(
+                "a YOLO11 file is a pickle, which can run code; remove the line and name your own"
+                " file with --detector-weights"
+            )
+        return value
 
 
 class RtDetrSettings(BoxSettings):
     """RT-DETR; `source` None means the compact weights of the checkpoint folder.
 
     Attributes:
-        source: hub name or folder of an RT-DETR, RT-DETRv2 or D-FINE for transformers'
-            `from_pretrained`, or None.
+        source: hub id of published safetensors of an RT-DETR, RT-DETRv2 or D-FINE, or None.
         backbone_widths, backbone_depths: channels and blocks of the four stages of its ResNet.
         hidden_size, num_heads, num_decoder_layers, num_queries: shape of its transformer.
     """
 
-    source: str | None = None
-    backbone_widths: tuple[int, int, int, int] = (24, 40, 64, 96)
-    backbone_depths: tuple[int, int, int, int] = (2, 2, 2, 2)
-    hidden_size: int = 64
-    num_heads: int = 4
-    num_decoder_layers: int = 3
-    num_queries: int = 30
+    source: HubId | None = None
+    backbone_widths: tuple[Width, Width, Width, Width] = (24, 40, 64, 96)
+    backbone_depths: tuple[Count, Count, Count, Count] = (2, 2, 2, 2)
+    hidden_size: Width = 64
+    num_heads: Count = 4
+    num_decoder_layers: Count = 3
+    num_queries: Count = 30
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        check_heads(self.hidden_size, self.num_heads)
+        cells = self.image_height * self.image_width // 32**2 * (16 + 4 + 1)
+        if self.num_queries > cells:
+            raise ValueError(
+                f"num_queries {self.num_queries} is over the {cells} places of the picture; take"
+                " fewer"
+            )
+        return self
 
 
 class PerceptionConfig(StrictConfig):
@@ -147,10 +202,10 @@ class PerceptionConfig(StrictConfig):
     detector: DetectorSettings = DetectorSettings()
     rtdetr: RtDetrSettings = RtDetrSettings()
     boxes_from: DetectorName = "yolo"
-    max_boxes: int = 8
-    default_fov_deg: float = 90.0
+    max_boxes: int = Field(default=8, ge=1, le=64)
+    default_fov_deg: float = Field(default=90.0, ge=1, le=175)
     hold_s: float = Field(default=1.0, ge=0, le=10)
-    scene_cut_threshold: float = Field(default=2.0, ge=0)
+    scene_cut_threshold: float = Field(default=2.0, ge=0, le=1e6)
 
     @property
     def boxes(self) -> BoxSettings:

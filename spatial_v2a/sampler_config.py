@@ -1,8 +1,8 @@
 """Settings of the head's sampler: the mathematics its weights were trained for, and its noise."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from spatial_v2a.strict import StrictConfig
 
@@ -36,14 +36,22 @@ class SamplerConfig(StrictConfig):
 
     kind: Literal["diffusion", "consistency"] = "diffusion"
     solver: Literal["heun", "euler"] = "heun"
-    nfe: int = Field(default=15, ge=1)
+    nfe: int = Field(default=15, ge=1, le=256)
     guidance: float = Field(default=1.0, ge=0, le=20)
     guides_pan: bool = True
-    sigma_min: float = Field(default=0.002, gt=0)
-    sigma_max: float = Field(default=80.0, gt=0)
-    odd_noise: float = Field(default=1.0, ge=0)
-    max_radius: float | None = Field(default=None, gt=0)
+    sigma_min: float = Field(default=0.002, ge=1e-6, le=1000)
+    sigma_max: float = Field(default=80.0, ge=1e-6, le=1000)
+    odd_noise: float = Field(default=1.0, ge=0, le=10)
+    max_radius: float | None = Field(default=None, ge=1e-3, le=1000)
     is_symmetric: bool = False
     pan_gain: float = Field(default=1.0, ge=0, le=4)
     pan_bend: float = Field(default=0.0, ge=0, le=1)
-    rho: float = Field(default=7.0, gt=0)
+    rho: float = Field(default=7.0, ge=0.1, le=100)
+
+    @model_validator(mode="after")
+    def _levels_descend(self) -> Self:
+        if self.sigma_min >= self.sigma_max:
+            raise ValueError(
+                f"sigma_min {self.sigma_min:g} is not below sigma_max {self.sigma_max:g}; lower it"
+            )
+        return self

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from spatial_v2a.errors import NotSound
 from spatial_v2a.panning import FLOOR_DBFS, MAX_LEVEL_DIFFERENCE_DB
 
 # A tick counts as left or right when one channel is louder by this much, and as silent below this
@@ -18,6 +19,22 @@ SIDED_DB = 3.0
 SILENT_DBFS = -60.0
 # What a digital silence reads, instead of minus infinity.
 NOTHING_DBFS = -120.0
+
+
+# 60 dB over full scale. What a model makes of damaged weights is beyond it or not finite.
+MAX_SAMPLE = 1000.0
+
+
+def checked_sound(audio: np.ndarray, *, where: str) -> np.ndarray:
+    """The samples themselves, of any shape, if they are finite and within `MAX_SAMPLE`.
+
+    Raises:
+        NotSound: they are not; `where` says of what.
+    """
+    # NaN compares as false, so that one comparison finds everything.
+    if not np.abs(audio).max(initial=0.0) <= MAX_SAMPLE:
+        raise NotSound(f"{where} holds samples that are not finite or 60 dB over full scale")
+    return audio
 
 
 @dataclass(frozen=True)

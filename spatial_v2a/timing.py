@@ -2,6 +2,8 @@
 
 from fractions import Fraction
 
+from pydantic import Field
+
 from spatial_v2a.strict import StrictConfig
 
 
@@ -11,9 +13,9 @@ class Timing(StrictConfig):
     Tick `n` covers the half-open time span [n / tick_hz, (n + 1) / tick_hz) seconds.
     """
 
-    tick_hz: int = 30
-    sample_rate_hz: int = 48_000
-    num_channels: int = 2
+    tick_hz: int = Field(default=30, ge=1, le=1000)
+    sample_rate_hz: int = Field(default=48_000, ge=8000, le=768_000)
+    num_channels: int = Field(default=2, ge=1, le=2)
 
     @property
     def samples_per_tick(self) -> int:

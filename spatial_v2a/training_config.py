@@ -1,11 +1,15 @@
 """Settings of the training runs: one section a stage, all sharing one set of optimiser keys."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from spatial_v2a.objective_config import ConsistencyObjectiveConfig, DiffusionObjectiveConfig
-from spatial_v2a.strict import StrictConfig
+from spatial_v2a.strict import Count, Long, Share, StrictConfig
+
+BatchSize = Annotated[int, Field(ge=1, le=65_536)]
+CropTicks = Annotated[int, Field(ge=1, le=108_000)]
+Rate = Annotated[float, Field(gt=0, le=10)]
 
 
 class StageTraining(StrictConfig):
@@ -25,19 +29,19 @@ class StageTraining(StrictConfig):
         precision: arithmetic of the forward pass, as Accelerate names it.
     """
 
-    steps: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    crop_ticks: int = Field(ge=1)
-    learning_rate: float = Field(gt=0)
-    warmup_steps: int = Field(default=200, ge=0)
+    steps: Long
+    batch_size: BatchSize
+    crop_ticks: CropTicks
+    learning_rate: Rate
+    warmup_steps: int = Field(default=200, ge=0, le=10**9)
     ema_decay: float = Field(default=0.999, ge=0, lt=1)
     grad_clip: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
-    decay_share: float = Field(default=0.3, ge=0, le=1)
-    seed: int = 0
-    save_every: int = Field(default=500, ge=1)
-    log_every: int = Field(default=20, ge=1)
-    num_workers: int = Field(default=0, ge=0)
+    decay_share: Share = 0.3
+    seed: int = Field(default=0, ge=0, lt=2**62)
+    save_every: Long = 500
+    log_every: Long = 20
+    num_workers: int = Field(default=0, ge=0, le=1024)
     precision: Literal["no", "bf16", "fp16"] = "no"
 
 
@@ -56,10 +60,10 @@ class VaeTraining(StageTraining):
         adversarial_after: steps in which the discriminator learns alone.
     """
 
-    steps: int = 4000
-    batch_size: int = 12
-    crop_ticks: int = 15
-    learning_rate: float = 6e-4
+    steps: Long = 4000
+    batch_size: BatchSize = 12
+    crop_ticks: CropTicks = 15
+    learning_rate: Rate = 6e-4
     kl_weight: float = Field(default=5e-4, ge=0)
     level_difference_weight: float = Field(default=0.05, ge=0)
     band_level_weight: float = Field(default=0.05, ge=0)
@@ -67,7 +71,7 @@ class VaeTraining(StageTraining):
     latent_noise: float = Field(default=0.0, ge=0)
     adversarial_weight: float = Field(default=0.0, ge=0)
     feature_matching_weight: float = Field(default=0.1, ge=0)
-    adversarial_after: int = Field(default=200, ge=0)
+    adversarial_after: int = Field(default=200, ge=0, le=10**9)
 
 
 class GeneratorTraining(StageTraining):
@@ -88,17 +92,17 @@ class GeneratorTraining(StageTraining):
             stays, so that an object which is lost or has left is remembered.
     """
 
-    steps: int = 6000
-    batch_size: int = 16
-    crop_ticks: int = 96
-    learning_rate: float = 6e-4
+    steps: Long = 6000
+    batch_size: BatchSize = 16
+    crop_ticks: CropTicks = 96
+    learning_rate: Rate = 6e-4
     warm_start: bool = False
-    detected_share: float = Field(default=0.5, ge=0, le=1)
-    num_given_views: int = Field(default=3, ge=1)
-    clip_start_share: float = Field(default=0.3, ge=0, le=1)
-    scene_cut_share: float = Field(default=0.5, ge=0, le=1)
-    late_box_share: float = Field(default=0.2, ge=0, le=1)
-    lost_box_share: float = Field(default=0.2, ge=0, le=1)
+    detected_share: Share = 0.5
+    num_given_views: Count = 3
+    clip_start_share: Share = 0.3
+    scene_cut_share: Share = 0.5
+    late_box_share: Share = 0.2
+    lost_box_share: Share = 0.2
 
 
 class DiffusionTraining(GeneratorTraining):
@@ -110,8 +114,8 @@ class DiffusionTraining(GeneratorTraining):
 class ConsistencyTraining(GeneratorTraining):
     """Consistency tuning of a trained generator."""
 
-    steps: int = 2000
-    learning_rate: float = 1e-4
+    steps: Long = 2000
+    learning_rate: Rate = 1e-4
     warm_start: bool = True
     objective: ConsistencyObjectiveConfig = ConsistencyObjectiveConfig()
 

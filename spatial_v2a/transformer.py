@@ -4,14 +4,15 @@ Legend: B streams, T tokens, D width.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveFloat, PositiveInt
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from spatial_v2a.attention import AttentionPlan, AttentionState, SlidingWindowAttention
-from spatial_v2a.strict import StrictConfig
+from spatial_v2a.strict import Count, StrictConfig, Width, check_heads
 
 
 class BackboneConfig(StrictConfig):
@@ -26,12 +27,18 @@ class BackboneConfig(StrictConfig):
         rope_base: base of the rotary frequencies.
     """
 
-    width: PositiveInt
-    num_layers: PositiveInt
-    num_heads: PositiveInt
-    hidden_dim: PositiveInt
-    window_ticks: PositiveInt
-    rope_base: PositiveFloat = 10_000.0
+    width: Width
+    num_layers: Count
+    num_heads: Count
+    hidden_dim: Width
+    # A minute: keys and values of every tick in it are kept.
+    window_ticks: int = Field(ge=1, le=1800)
+    rope_base: float = Field(default=10_000.0, gt=1, le=1e9)
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        check_heads(self.width, 2 * self.num_heads)
+        return self
 
 
 @dataclass

@@ -50,7 +50,7 @@ def test_the_shipped_grid_changes_one_thing_at_a_time() -> None:
         (("without: [boxes]", "without: [box]"), "without"),
         (("direct_head_path", "direct_head"), "direct_head"),
         (("seeds", "seeds"), None),
-        (("variants:", "variants: ["), "not YAML"),
+        (("variants:", "variants: ["), "not valid YAML"),
     ],
 )
 def test_bad_plans_are_refused_before_any_run(tmp_path: Path, change, message) -> None:

@@ -25,7 +25,16 @@ MAY_IMPORT = {
     "tests": set(FOLDERS),
 }
 # Modules of the core that may touch files; classifier.py reads and writes its own small checkpoint.
-FILE_MODULES = {"config.py", "checkpoint.py", "clip.py", "classifier.py", "files.py"}
+FILE_MODULES = {
+    "archives.py",
+    "bounded.py",
+    "checkpoint.py",
+    "classifier.py",
+    "clip.py",
+    "config.py",
+    "files.py",
+    "tensor_files.py",
+}
 FILE_LIBRARIES = {
     "PIL",
     "av",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spatial_v2a import checkpoint
+from spatial_v2a import checkpoint, tensor_files
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A
@@ -65,7 +65,7 @@ def test_perception_weights_and_card_travel_along(model: SpatialV2A, tmp_path: P
     first = model.save_pretrained(tmp_path / "first", card="# mine\n", perception=encoders)
     second = SpatialV2A.from_pretrained(first).save_pretrained(tmp_path / "second")
     assert (second / "card.md").read_text() == "# mine\n"
-    got = checkpoint.read_tensors(second, checkpoint.PERCEPTION)
+    got = tensor_files.read_tensors(second, checkpoint.PERCEPTION)
     torch.testing.assert_close(got, encoders, rtol=1e-3, atol=1e-3)
 
 
@@ -111,23 +111,27 @@ def test_statistics_must_be_positive(model: SpatialV2A) -> None:
 def test_large_weights_are_split_and_joined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint, "MAX_FILE_BYTES", 5_000)
+    monkeypatch.setattr(tensor_files, "MAX_FILE_BYTES", 5_000)
     draw = torch.Generator().manual_seed(3)
     tensors = {f"layer.{i}": torch.randn(30, 30, generator=draw) for i in range(9)}
-    checkpoint.write_tensors(tmp_path, "model", tensors)
+    tensor_files.write_tensors(tmp_path, "model", tensors)
     shards = sorted(tmp_path.glob("model-*.safetensors"))
     assert len(shards) == 5 and shards[0].name == "model-00001-of-00005.safetensors"
     assert all(path.stat().st_size < 6_000 for path in shards)
-    torch.testing.assert_close(checkpoint.read_tensors(tmp_path), tensors, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        tensor_files.read_tensors(tmp_path, "model"), tensors, rtol=1e-3, atol=1e-3
+    )
     shards[2].unlink()
     with pytest.raises(UserError, match="model-00003-of-00005.safetensors is missing"):
-        checkpoint.read_tensors(tmp_path)
+        tensor_files.read_tensors(tmp_path, "model")
 
 
 def test_what_float16_cannot_hold_is_stored_as_it_is(tmp_path: Path) -> None:
     tensors = {"big": torch.full((2, 2), 1e6), "count": torch.tensor([[3]])}
-    checkpoint.write_tensors(tmp_path, "model", tensors)
-    torch.testing.assert_close(checkpoint.read_tensors(tmp_path), tensors, rtol=0, atol=0)
+    tensor_files.write_tensors(tmp_path, "model", tensors)
+    torch.testing.assert_close(
+        tensor_files.read_tensors(tmp_path, "model"), tensors, rtol=0, atol=0
+    )
 
 
 def test_saving_refuses_to_overwrite_unless_asked(model: SpatialV2A, folder: Path) -> None:
@@ -146,7 +150,7 @@ def test_failed_saving_leaves_the_old_folder(
     def full_disk(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", full_disk)
+    monkeypatch.setattr(tensor_files, "save_file", full_disk)
     with pytest.raises(UserError, match="No space left"):
         model.save_pretrained(folder, card="# half\n", overwrite=True)
     assert (folder / "card.md").read_text() == "# tiny\n"

@@ -269,7 +269,7 @@ def test_clap_that_is_not_there_or_no_clap(tmp_path: Path) -> None:
         ClapEmbedding.load(str(tmp_path / "nowhere"))
     bert = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
     BertModel(bert).save_pretrained(tmp_path / "bert")
-    with pytest.raises(UserError, match="is a bert model; give a CLAP model$"):
+    with pytest.raises(UserError, match="is a bert; use one of clap$"):
         ClapEmbedding.load(str(tmp_path / "bert"))
 
 
@@ -284,15 +284,15 @@ def test_clap_with_unfit_weights_or_rate_is_refused(clap_folder: Path) -> None:
 
     part = {name: x for name, x in stored.items() if "audio_projection" not in name}
     save_file(part, weights, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="lacks audio_projection"):
+    with pytest.raises(UserError, match="tensor audio_projection.* is missing"):
         ClapEmbedding.load(folder)
     name = "audio_projection.linear1.weight"
     save_file({**stored, name: torch.zeros(3, 3)}, weights, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="cannot read the weights"):
+    with pytest.raises(UserError, match="make no network .*audio_projection"):
         ClapEmbedding.load(folder)
     weights.write_bytes(b"not a tensor")
-    with pytest.raises(UserError, match="cannot (read|load)"):
+    with pytest.raises(UserError, match="is damaged"):
         ClapEmbedding.load(folder)
     weights.unlink()
-    with pytest.raises(UserError, match="cannot load"):
+    with pytest.raises(UserError, match="holds no model.safetensors"):
         ClapEmbedding.load(folder)

@@ -181,19 +181,18 @@ def test_frozen_encoders_cannot_be_trained(perception: Perception) -> None:
 def test_published_layouts_load_through_transformers(
     config: PerceptionConfig, tmp_path: Path
 ) -> None:
-    """from_pretrained of the real classes, on folders saved at tiny size."""
+    """The real classes, on folders saved at tiny size."""
     build_dino(config.dino).save_pretrained(tmp_path / "dino")
     build_depth(config.depth).save_pretrained(tmp_path / "depth")
     frame_BHWC = torch.zeros(1, 48, 64, 3, dtype=torch.uint8)
-    dino = config.dino.model_copy(update={"source": str(tmp_path / "dino")})
-    depth = config.depth.model_copy(update={"source": str(tmp_path / "depth")})
-    patches = DinoEncoder(dino, load_dino(dino)).encode(frame_BHWC)
+    dino, depth = config.dino, config.depth
+    patches = DinoEncoder(dino, load_dino(dino, tmp_path / "dino")).encode(frame_BHWC)
     assert patches.shape == (1, config.shapes.num_patches, config.shapes.dino_dim)
-    grid = DepthEncoder(depth, load_depth(depth)).encode(frame_BHWC)
+    grid = DepthEncoder(depth, load_depth(depth, tmp_path / "depth")).encode(frame_BHWC)
     assert grid.shape == (1, *config.shapes.depth_grid)
     assert 0 <= float(grid.min()) and float(grid.max()) <= 1
     with pytest.raises(UserError, match="hidden_size"):
-        load_dino(dino.model_copy(update={"hidden_size": 20}))
+        load_dino(dino.model_copy(update={"hidden_size": 20}), tmp_path / "dino")
 
 
 def test_missing_corrupt_and_misfit_weights_are_user_errors(
@@ -214,10 +213,9 @@ def replace_hidden(config: PerceptionConfig, width: int):
 
 
 def test_wrong_detector_sources_and_vocabularies(config: PerceptionConfig, tmp_path: Path) -> None:
-    source = config.detector.model_copy(update={"source": str(tmp_path / "none.pt")})
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match="is no .pt file"):
         Perception.from_checkpoint(
-            tmp_path, config.model_copy(update={"detector": source}), streams=["boxes"]
+            tmp_path, config, streams=["boxes"], detector_weights=tmp_path / "none.pt"
         )
     model = build_yolo11(config.detector, num_classes=3)
     with pytest.raises(UserError, match="knows 3 classes"):

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from spatial_v2a.config import Config, config_to_yaml, load_config
+from spatial_v2a.bounded import MAX_YAML_BYTES, parse_yaml, read_json, read_text
+from spatial_v2a.config import Config, config_to_yaml, explain, load_config
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import write_text
 from spatial_v2a.strict import StrictConfig
@@ -37,7 +37,7 @@ class Variant(StrictConfig):
         geometry: boxes and depth as detected, or as the engine gives them.
     """
 
-    name: str
+    name: str = Field(min_length=1, max_length=100)
     set: list[str] = []
     without: list[Stream] = []
     geometry: Literal["detected", "given"] = "detected"
@@ -102,17 +102,12 @@ def load_plan(path: Path) -> AblationPlan:
     Raises:
         UserError: missing file, not YAML, unknown key, two variants of one name, bad baseline.
     """
+    data = parse_yaml(read_text(path, max_bytes=MAX_YAML_BYTES), where=str(path))
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
         plan = AblationPlan.model_validate_json(json.dumps(data))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; give an ablation file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML ({error}); mend it") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UserError(f"{path}: {where}: {first['msg']}; see configs/ablations") from error
+        reason = explain(error, AblationPlan)
+        raise UserError(f"{path}: {reason}; see configs/ablations") from error
     for variant in plan.variants:
         variant_config(plan, variant, seed=plan.seeds[0])  # refuses bad overrides before any run
     return plan
@@ -159,7 +154,7 @@ def _scored_row(variant: Variant, inputs: Inputs, run_dir: Path) -> dict:
     """Scores a trained variant with `spatial-v2a evaluate`, once per set of clips."""
     kept, asked = run_dir / "row.json", [[str(p) for p in inputs.test], inputs.num_clips]
     if kept.exists():
-        saved = json.loads(kept.read_text(encoding="utf-8"))
+        saved = read_json(kept)
         if saved["asked"] == asked:
             return saved["row"]
     scores, is_given = run_dir / "scores", variant.geometry == "given"
@@ -172,7 +167,7 @@ def _scored_row(variant: Variant, inputs: Inputs, run_dir: Path) -> dict:
     log.info("scoring %s", variant.name)
     if subprocess.run(command, check=False).returncode:
         raise UserError(f"scoring {variant.name} failed; see above, then run the same command")
-    report = json.loads((scores / "report.json").read_text(encoding="utf-8"))
+    report = read_json(scores / "report.json", max_bytes=2**28)
     row = report["rows"]["model_given" if is_given else "model"]
     write_text(kept, json.dumps({"asked": asked, "row": row}))
     return row

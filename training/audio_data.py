@@ -1,23 +1,22 @@
 """Crops of ground-truth audio, drawn as a pure function of (seed, step, process)."""
 
-import io
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
-import soundfile
 import torch
 from torch import Tensor
 
+from spatial_v2a.clip import decode_flac
 from spatial_v2a.timing import Timing
 from spatial_v2a.training.shards import ShardIndex
 
 SILENT_SHARE = 0.02  # share of crops replaced by digital silence
 
 
-def decode_flac(data: bytes) -> np.ndarray:
-    """FLAC bytes to int16 [L, 2]."""
-    samples_LC, _ = soundfile.read(io.BytesIO(data), dtype="int16", always_2d=True)
-    return samples_LC
+def read_sound(index: ShardIndex, key: str) -> np.ndarray:
+    """The sound of a clip, int16 [L, 2]."""
+    where = f"audio.flac of clip {key}"
+    return decode_flac(index.read(key, "audio.flac"), where=where, dtype="int16")
 
 
 def step_rng(seed: int, step: int, process_index: int) -> np.random.Generator:
@@ -37,7 +36,7 @@ class AudioCrops:
     def __init__(self, index: ShardIndex, timing: Timing, *, max_cached: int = 4096) -> None:
         self.index = index
         self.timing = timing
-        self._decode = lru_cache(max_cached)(lambda key: decode_flac(index.read(key, "audio.flac")))
+        self._decode = lru_cache(max_cached)(partial(read_sound, index))
 
     def batch(self, rng: np.random.Generator, batch_size: int, crop_ticks: int) -> Tensor:
         """Float crops [B, 2, crop_ticks * samples_per_tick]; channels swapped half of the time."""

@@ -1,7 +1,6 @@
 """Exponential moving average of weights; resumes with the run."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import nn
@@ -27,11 +26,3 @@ class Ema:
         buffers = dict(self.module.named_buffers())
         for name, value in module.named_buffers():
             buffers[name].copy_(value)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, for Accelerate's `register_for_checkpointing`."""
-        return self.module.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores the weights."""
-        self.module.load_state_dict(state)

@@ -27,6 +27,10 @@ def extract_features(
     ] = None,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 keeps torch's choice.")] = 0,
     device: Annotated[str, typer.Option(help="Where the encoders run.")] = "cpu",
+    detector_weights: Annotated[
+        Path | None,
+        typer.Option(help="Your own detector: a YOLO11 .pt, or a folder of an RT-DETR."),
+    ] = None,
 ) -> None:
     """Fills a feature store with the detected features of clips."""
     import torch
@@ -42,7 +46,9 @@ def extract_features(
     if threads:
         torch.set_num_threads(threads)
     settings = load_config(config).perception
-    perception = Perception.from_checkpoint(checkpoint, settings, streams=wanted, device=device)
+    perception = Perception.from_checkpoint(
+        checkpoint, settings, streams=wanted, device=device, detector_weights=detector_weights
+    )
     num_new = fill_store(FeatureStore(store), perception, ShardIndex(data), limit=limit)
     print(f"{num_new} clips added: {store}")
 

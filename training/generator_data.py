@@ -18,6 +18,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
+from spatial_v2a.archives import read_arrays
 from spatial_v2a.autoencoder import mirror_latents
 from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.given import clip_features, clip_slides
@@ -27,7 +28,7 @@ from spatial_v2a.features import FrameFeatures, mirror_features
 from spatial_v2a.files import written_whole
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
-from spatial_v2a.training.audio_data import decode_flac
+from spatial_v2a.training.audio_data import read_sound
 from spatial_v2a.training.degrade import Degrader
 from spatial_v2a.training.row_changes import Row, begin_late, join_scenes, lose_boxes
 from spatial_v2a.training.shards import ShardIndex
@@ -81,13 +82,13 @@ def encode_clips(model: SpatialV2A, index: ShardIndex, cache: Path) -> dict[str,
     kept: dict[str, np.ndarray] = {}
     made_by = autoencoder_digest(model)
     if cache.exists():
-        with np.load(cache) as arrays:
-            if MADE_BY in arrays and str(arrays[MADE_BY]) == made_by:
-                kept = {name: arrays[name] for name in arrays.files if name != MADE_BY}
+        arrays = read_arrays(cache, where=str(cache))
+        if MADE_BY in arrays and str(arrays[MADE_BY]) == made_by:
+            kept = {name: array for name, array in arrays.items() if name != MADE_BY}
     entries = _entries(index, "audio.flac")
     missing = [key for key in index.keys if entries[key] not in kept]
     for key in track(missing, description="encoding audio", disable=not missing):
-        audio = torch.from_numpy(decode_flac(index.read(key, "audio.flac")))
+        audio = torch.from_numpy(read_sound(index, key))
         audio_BCL = audio.float().div(32768).T.unsqueeze(0)
         mean_BTD = model.autoencoder.encode(audio_BCL).mean_BTD
         kept[entries[key]] = model.normalize(mean_BTD)[0].half().numpy()
@@ -103,8 +104,7 @@ def read_slides(index: ShardIndex, cache: Path) -> dict[str, np.ndarray]:
     """
     kept: dict[str, np.ndarray] = {}
     if cache.exists():
-        with np.load(cache) as arrays:
-            kept = {name: arrays[name] for name in arrays.files}
+        kept = read_arrays(cache, where=str(cache))
     entries = _entries(index, "frames.npz")
     missing = [key for key in index.keys if entries[key] not in kept]
     for key in track(missing, description="reading turns", disable=not missing):

@@ -26,15 +26,19 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import written_folder
+from spatial_v2a.tensor_files import load_into, read_tensors
 from spatial_v2a.training.ema import Ema
 from spatial_v2a.training_config import StageTraining
 
 log = logging.getLogger(__name__)
+
+EMA = "averaged"  # name of the averaged weights in a state folder
 
 Losses = dict[str, Tensor]
 
@@ -115,8 +119,7 @@ def train(task: Task, run_dir: Path, *, cpu: bool = False) -> dict[str, float]:
     objective, optimizer = accelerator.prepare(task.objective, optimizer)
     inner = accelerator.unwrap_model(objective)
     ema = Ema(task.averaged(inner), section.ema_decay)
-    accelerator.register_for_checkpointing(ema)
-    start = _resume(accelerator, run_dir)
+    start = _resume(accelerator, run_dir, ema)
     if start > section.steps:
         raise UserError(
             f"{run_dir} is at step {start}, past steps={section.steps}; raise steps or choose "
@@ -148,7 +151,7 @@ def train(task: Task, run_dir: Path, *, cpu: bool = False) -> dict[str, float]:
                 progress.update(bar, note=note)
                 log.info("%s step %d %s", task.name, step + 1, note)
             if (step + 1) % section.save_every == 0 or step + 1 == section.steps:
-                _save(accelerator, run_dir, step + 1)
+                _save(accelerator, run_dir, step + 1, ema)
                 if accelerator.is_main_process:
                     task.export(ema.module, step + 1)
             progress.update(bar, completed=step + 1)
@@ -184,24 +187,32 @@ def _states(run_dir: Path) -> list[Path]:
     return sorted(run_dir.glob("state-[0-9]*"), key=lambda path: int(path.name.split("-")[1]))
 
 
-def _resume(accelerator: Accelerator, run_dir: Path) -> int:
-    """Loads the newest state; returns the number of steps already done."""
+def _resume(accelerator: Accelerator, run_dir: Path, ema: Ema) -> int:
+    """Loads the newest state; returns the number of steps already done.
+
+    Raises:
+        UserError: the state is of an earlier release, or damaged.
+    """
     states = _states(run_dir)
     if not states:
         return 0
+    # Accelerate keeps what is registered with it in a pickle, and opens that as one.
+    load_into(ema.module, read_tensors(states[-1], EMA), where=states[-1])
     accelerator.load_state(str(states[-1]))
     step = int(states[-1].name.split("-")[1])
     log.info("resuming %s at step %d", run_dir, step)
     return step
 
 
-def _save(accelerator: Accelerator, run_dir: Path, step: int) -> None:
+def _save(accelerator: Accelerator, run_dir: Path, step: int, ema: Ema) -> None:
     """Writes a state folder and keeps the newest two."""
     with ExitStack() as stack:
         drafts: list[str | None] = [None]
         if accelerator.is_main_process:
             folder = written_folder(run_dir / f"state-{step}", overwrite=True)
             drafts = [str(stack.enter_context(folder))]
+            averaged = {n: x.contiguous().clone() for n, x in ema.module.state_dict().items()}
+            save_file(averaged, Path(drafts[0]) / f"{EMA}.safetensors")
         # All processes write into the one folder of the first.
         accelerator.save_state(broadcast_object_list(drafts)[0])
         accelerator.wait_for_everyone()

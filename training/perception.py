@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from spatial_v2a.bounded import read_json
 from spatial_v2a.conditioning.weights import read_weights, write_weights
 from spatial_v2a.files import write_text
 from spatial_v2a.perception_config import PerceptionConfig
@@ -168,6 +169,6 @@ def train_part(
 
 
 def _merge_metrics(path: Path, part: Part, metrics: dict[str, Any]) -> None:
-    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = read_json(path) if path.is_file() else {}
     known[part] = metrics
     write_text(path, json.dumps(known, indent=2) + "\n")

@@ -1,20 +1,12 @@
 """Random access to clips of webdataset shards: a batch is a pure function of its step."""
 
-import json
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+from spatial_v2a.archives import Part, shard_parts
+from spatial_v2a.clip import parse_meta
 from spatial_v2a.errors import UserError, as_tuple
-
-
-class Part(NamedTuple):
-    """Where the bytes of one part of a clip lie."""
-
-    shard: Path
-    offset: int
-    num_bytes: int
 
 
 def shard_paths(folders: Sequence[Path | str]) -> list[Path]:
@@ -48,26 +40,24 @@ class ShardIndex:
         self.keys = sorted(self.parts)
 
     def _add(self, shard: Path) -> None:
-        with tarfile.open(shard) as archive:
-            for member in archive:
-                key, _, name = Path(member.name).name.partition(".")
-                parts = self.parts.setdefault(key, {})
-                if name in parts:
-                    raise UserError(
-                        f"clip {key} is in {parts[name].shard} and in {shard}; leave one out, or "
-                        "record it with a --prefix of its own"
-                    )
-                parts[name] = Part(shard, member.offset_data, member.size)
+        for part in shard_parts(shard):
+            parts = self.parts.setdefault(part.key, {})
+            if part.name in parts:
+                raise UserError(
+                    f"clip {part.key} is in {parts[part.name].shard} and in {shard}; leave one out,"
+                    " or record it with a --prefix of its own"
+                )
+            parts[part.name] = part
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def read(self, key: str, name: str) -> bytes:
         """Bytes of one part, for example `read(key, 'audio.flac')`."""
-        part = self.parts[key][name]
-        with part.shard.open("rb") as file:
-            file.seek(part.offset)
-            return file.read(part.num_bytes)
+        parts = self.parts[key]
+        if name not in parts:
+            raise UserError(f"clip {key} lacks {name}; record it again")
+        return parts[name].read()
 
     def sample(self, key: str) -> dict[str, Any]:
         """All parts of a clip as webdataset would hand them over."""
@@ -75,4 +65,4 @@ class ShardIndex:
 
     def meta(self, key: str) -> dict[str, Any]:
         """The metadata of a clip."""
-        return json.loads(self.read(key, "json"))
+        return parse_meta(self.read(key, "json"), where=f"metadata of clip {key}")

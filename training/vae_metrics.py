@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spatial_v2a.autoencoder import StereoAutoencoder
 from spatial_v2a.timing import Timing
-from spatial_v2a.training.audio_data import AudioCrops, decode_flac, step_rng
+from spatial_v2a.training.audio_data import AudioCrops, read_sound, step_rng
 from spatial_v2a.training.shards import ShardIndex
 from spatial_v2a.training.spectral_loss import LevelDifference, MultiResolutionStft
 
@@ -63,7 +63,7 @@ def reconstruction_metrics(
     rows: list[dict[str, float]] = []
     side = torch.zeros(2)
     for key in index.keys:
-        audio = decode_flac(index.read(key, "audio.flac"))
+        audio = read_sound(index, key)
         target_BCL = torch.from_numpy(audio).float().div(32768).T.unsqueeze(0)
         if target_BCL.square().mean().sqrt() < AUDIBLE_RMS:
             continue

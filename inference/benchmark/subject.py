@@ -1,6 +1,7 @@
 """What is measured: a checkpoint with its weights, or a preset with random ones."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from transformers import (
@@ -29,9 +30,6 @@ PUBLISHED_DINO = {
 }
 # DepthAnythingConfig's defaults are those of this one.
 PUBLISHED_DEPTH = ("depth-anything/Depth-Anything-V2-Small-hf",)
-PUBLISHED_DETECTOR = {
-    "yolo11n.pt": {"depth_multiple": 0.5, "width_multiple": 0.25, "num_distance_bins": 16}
-}
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,12 @@ class Subject:
 
 
 def load_subject(
-    *, checkpoint: str | None, preset: str | None, device: str, detector: str | None = None
+    *,
+    checkpoint: str | None,
+    preset: str | None,
+    device: str,
+    detector: str | None = None,
+    detector_weights: Path | None = None,
 ) -> Subject:
     """Loads a checkpoint (`stage` when neither is named) or builds a preset.
 
@@ -70,18 +73,23 @@ def load_subject(
         checkpoint, preset: which of the two.
         device: auto, cpu or cuda.
         detector: who finds the boxes, yolo or rtdetr; None is their own choice.
+        detector_weights: the user's own weights for it; None is the checkpoint's.
 
     Raises:
         UserError: both named, unknown names, damaged weights, an unusable device.
     """
     if preset is None:
         name = checkpoint or "stage"
-        dubber = Dubber(name, device=device, detector=detector or STAGE)
+        dubber = Dubber(
+            name, device=device, detector=detector or STAGE, detector_weights=detector_weights
+        )
         return Subject(name, True, dubber.model, dubber.perception, dubber.fov_deg)
     if checkpoint is not None:
         raise UserError("--preset and --checkpoint exclude each other; name one")
     if preset not in preset_names():
         raise UserError(f"no preset {preset}; choose from: {', '.join(preset_names())}")
+    if detector_weights is not None:
+        raise UserError("--preset measures random weights; leave --detector-weights out")
     where = resolve_device(device)
     config = load_config(preset)
     if detector is not None:
@@ -122,10 +130,8 @@ def _random_detector(config: PerceptionConfig) -> BoxDetector:
             raise _unknown_source(config.rtdetr.source)
         model = build_rtdetr(config.rtdetr, num_classes=num_classes)
         return RtDetrDetector(config.rtdetr, model, names=names)
-    settings = config.detector
-    sizes = _published(PUBLISHED_DETECTOR, settings.source)
-    model = build_yolo11(settings.model_copy(update=sizes), num_classes=num_classes)
-    return YoloDetector(settings, model, names=names)
+    model = build_yolo11(config.detector, num_classes=num_classes)
+    return YoloDetector(config.detector, model, names=names)
 
 
 def _published(sizes: dict[str, dict], source: str | None) -> dict:

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from spatial_v2a.files import Outputs
+from spatial_v2a.stereo import checked_sound
 from spatial_v2a.timing import TIMING
 
 
@@ -32,8 +33,12 @@ class DrySound:
         self.num_samples = 0
 
     def write(self, audio_LC: np.ndarray) -> None:
-        """Appends float32 sound [L, 2]."""
-        self._file.write(audio_LC)
+        """Appends float32 sound [L, 2].
+
+        Raises:
+            NotSound: samples that are not finite.
+        """
+        self._file.write(checked_sound(audio_LC, where="generated sound"))
         self.num_samples += len(audio_LC)
 
     def complete(self) -> None:

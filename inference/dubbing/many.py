@@ -46,7 +46,8 @@ class Recipe:
     """What every file of a run is dubbed with; can be sent to another process.
 
     Attributes:
-        checkpoint, device, fov_deg, settings, detector, sounds: as for `Dubber`.
+        checkpoint, device, fov_deg, settings, detector, detector_weights, sounds: as for
+            `Dubber`.
         objects: as for `Dubber`; None is its default, and for a redo what the earlier dub says.
         out, overwrite, report, options, command: as for `plan_jobs`.
     """
@@ -58,6 +59,7 @@ class Recipe:
     fov_deg: float | None = None
     objects: Objects | None = None
     detector: str = STAGE
+    detector_weights: Path | None = None
     sounds: Mapping[str, Concept | None] | None = None
     out: Path | None = None
     overwrite: bool = False
@@ -73,6 +75,7 @@ class Recipe:
             fov_deg=self.fov_deg,
             objects=self.objects or DEFAULT_OBJECTS,
             detector=self.detector,
+            detector_weights=self.detector_weights,
             sounds=self.sounds,
         )
 

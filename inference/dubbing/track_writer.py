@@ -165,6 +165,7 @@ class TrackWriter:
         fov_deg: float | None = None,
         detector: str = STAGE,
         sounds: Mapping[str, Concept | None] | None = None,
+        detector_weights: Path | None = None,
     ) -> "TrackWriter":
         """Loads the detector and the depth of a checkpoint, and nothing else of it.
 
@@ -173,6 +174,7 @@ class TrackWriter:
             device: auto, cpu or cuda.
             fov_deg: None is the checkpoint's own.
             detector: who finds the boxes: auto, stage, yolo, rtdetr, or a general one.
+            detector_weights: the user's own weights for it; None is the checkpoint's.
             sounds: what things sound like (`parse_sounds`).
 
         Raises:
@@ -188,6 +190,7 @@ class TrackWriter:
             overrides=sounds,
             streams=("depth", "boxes"),
             device=device,
+            detector_weights=detector_weights,
         )
         fov_deg = config.default_fov_deg if fov_deg is None else fov_deg
         return cls(perceptions.default, fov_deg=fov_deg, device=device, perceptions=perceptions)

@@ -3,8 +3,6 @@
 Legend: T ticks.
 """
 
-import json
-import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from spatial_v2a.clip import Clip, read_shards
+from spatial_v2a.archives import shard_parts
+from spatial_v2a.clip import Clip, parse_meta, read_shards
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import azimuth_rad
 
@@ -130,14 +129,9 @@ def read_metadata(paths: list[Path]) -> Iterator[dict[str, Any]]:
         UserError: a shard that cannot be read.
     """
     for path in paths:
-        try:
-            with tarfile.open(path) as archive:
-                for member in archive:
-                    if member.name.endswith(".json"):
-                        yield json.load(archive.extractfile(member))
-        except (tarfile.TarError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"cannot read shard {path} ({reason}); record it again") from error
+        for part in shard_parts(path):
+            if part.name == "json":
+                yield parse_meta(part.read(), where=f"{path}: metadata of clip {part.key}")
 
 
 def _spread(keys: list[str], count: int | None) -> list[str]:

@@ -3,20 +3,20 @@
 `timbre_embedding` says what a mono signal sounds like: band levels, their spread over time and
 their modulation, the statistics of McDermott and Simoncelli (Neuron 2011) on log-mel bands.
 `stereo_embedding` says where sound lies and is blind to what it is. `ClapEmbedding` runs a CLAP
-model that the user has or lets transformers fetch.
+model that the user has.
 Legend: L samples, C audio channels, F frequency bins, J spectrum frames, M bands, W windows,
 D width.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torchaudio
-from safetensors import SafetensorError
-from transformers import AutoConfig, ClapFeatureExtractor, ClapModel
+from transformers import ClapFeatureExtractor, ClapModel
 
-from spatial_v2a.conditioning.hub import hub_errors
+from spatial_v2a.conditioning.hub import cached_repository, load_published
 from spatial_v2a.errors import UserError
 from spatial_v2a.panning import MAX_LEVEL_DIFFERENCE_DB
 from spatial_v2a.timing import TIMING
@@ -181,28 +181,20 @@ class ClapEmbedding:
 
     @classmethod
     def load(cls, source: str) -> "ClapEmbedding":
-        """Loads a hub name (as laion/clap-htsat-unfused) or a folder.
+        """Loads a folder, or a hub id (as laion/clap-htsat-unfused) from the hub's cache.
 
         Raises:
             UserError: it cannot be loaded, is another kind of model, lacks weights, or listens at
                 another rate than 48 kHz.
         """
-        with hub_errors(source):
-            kind = AutoConfig.from_pretrained(source).model_type
-        if kind != "clap":
-            raise UserError(f"{source} is a {kind} model; give a CLAP model")
+        folder = Path(source) if Path(source).is_dir() else cached_repository(source)
+        model = load_published(folder, {"clap": ClapModel})
         try:
-            with hub_errors(source):
-                model, loading = ClapModel.from_pretrained(source, output_loading_info=True)
-                extractor = ClapFeatureExtractor.from_pretrained(source)
-        except (SafetensorError, RuntimeError) as error:
+            extractor = ClapFeatureExtractor.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError) as error:
             raise UserError(
-                f"cannot read the weights of {source}; give a complete CLAP checkpoint"
+                f"{folder} has no settings of its hearing; give a complete CLAP checkpoint"
             ) from error
-        # transformers would fill them with random numbers and only warn.
-        if loading["missing_keys"]:
-            first = sorted(loading["missing_keys"])[0]
-            raise UserError(f"{source} lacks {first}; give a complete CLAP checkpoint")
         if extractor.sampling_rate != TIMING.sample_rate_hz:
             raise UserError(
                 f"{source} listens at {extractor.sampling_rate} Hz; "

@@ -180,7 +180,12 @@ def checkpoint_digest(folder: Path) -> str:
 
 
 def load_system(
-    name: str, *, settings: EngineSettings, device: str = "cpu", detector: str | None = None
+    name: str,
+    *,
+    settings: EngineSettings,
+    device: str = "cpu",
+    detector: str | None = None,
+    detector_weights: Path | None = None,
 ) -> System:
     """Loads a checkpoint by folder, bundled name or hub id.
 
@@ -189,18 +194,28 @@ def load_system(
         settings: how sound is drawn.
         device: cpu, cuda or auto.
         detector: who finds the boxes; None is the checkpoint's own choice.
+        detector_weights: the user's own weights for it; None is the checkpoint's.
 
     Raises:
         UserError: missing or damaged checkpoint, unusable device.
     """
-    dubber = Dubber(name, settings=settings, device=device, detector=detector or STAGE)
+    dubber = Dubber(
+        name,
+        settings=settings,
+        device=device,
+        detector=detector or STAGE,
+        detector_weights=detector_weights,
+    )
     perception = dubber.model.config.perception
     # With the defaults that the folder does not name, and with the choice of the detector.
-    digest = stamp_of(
+    parts = [
         checkpoint_digest(dubber.model.folder),
         perception.model_dump_json(),
         dubber.perceptions.detector,
-    )
+    ]
+    if detector_weights is not None:
+        parts.append(dubber.perception.fingerprint("boxes"))
+    digest = stamp_of(*parts)
     return System(
         dubber.model, dubber.perception, settings, digest, dubber.device, dubber.perceptions
     )

@@ -175,6 +175,7 @@ def generate_all(
             system.settings,
             system.device,
             system.model.config.perception.boxes_from,
+            system.model.detector_weights,
             store.root,
         ),
     ) as pool:
@@ -189,10 +190,21 @@ _worker: dict = {}
 
 
 def _start_worker(
-    folder: str, settings: EngineSettings, device: str, detector: str, root: Path
+    folder: str,
+    settings: EngineSettings,
+    device: str,
+    detector: str,
+    detector_weights: Path | None,
+    root: Path,
 ) -> None:
     torch.set_num_threads(1)
-    _worker["system"] = load_system(folder, settings=settings, device=device, detector=detector)
+    _worker["system"] = load_system(
+        folder,
+        settings=settings,
+        device=device,
+        detector=detector,
+        detector_weights=detector_weights,
+    )
     _worker["store"] = SoundStore(root)
 
 

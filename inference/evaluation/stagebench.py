@@ -5,7 +5,6 @@ every clip, so that two people measure on the same bytes.
 """
 
 import hashlib
-import io
 import shutil
 import subprocess
 import sys
@@ -75,9 +74,9 @@ def clip_content_digest(clip: Clip) -> str:
     build of zlib or FLAC does not change it.
     """
     digest = hashlib.sha256(clip.parts["json"])
-    with np.load(io.BytesIO(clip.parts["frames.npz"])) as arrays:
-        digest.update(arrays["data"].tobytes())
-        digest.update(arrays["offsets"].astype("<i8").tobytes())
+    data, offsets = clip.jpegs
+    digest.update(data)
+    digest.update(offsets.astype("<i8").tobytes())
     digest.update(np.ascontiguousarray(clip.depth_THW).tobytes())
     sounds = [clip.audio_LC()]
     sounds += [clip.stem_LC(s["id"]) for s in clip.meta["sources"] if s["stem"] is not None]

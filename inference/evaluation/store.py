@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
+from spatial_v2a.bounded import read_json
 from spatial_v2a.clip import Clip
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import write_text, written_whole
@@ -52,10 +53,12 @@ class SoundStore:
         if not (path.is_file() and side.is_file()):
             return None
         try:
-            stored = json.loads(side.read_text())
-        except ValueError:
+            stored = read_json(side)
+        except UserError:
+            # A stamp that cannot be read fits nothing: the sound is made again.
             return None
-        return stored["notes"] if stored.get("stamp") == stamp else None
+        is_fit = isinstance(stored, dict) and stored.get("stamp") == stamp
+        return stored.get("notes") if is_fit else None
 
     def save(
         self, row: str, key: str, audio_LC: np.ndarray, *, stamp: str, notes: dict[str, Any]

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import webdataset
 
+from spatial_v2a.bounded import read_json
 from spatial_v2a.clip import clip_to_sample
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import write_text, written_whole
@@ -245,9 +246,10 @@ def prepare_folder(out: Path, settings: RecordingSettings) -> None:
 
 def _read_settings(path: Path) -> RecordingSettings:
     """Settings of an earlier recording; the first recorder did not write its revision."""
+    data = read_json(path)
     try:
-        return RecordingSettings.model_validate({"revision": 1, **json.loads(path.read_text())})
-    except ValueError:
+        return RecordingSettings.model_validate({"revision": 1, **data})
+    except (ValueError, TypeError):
         raise UserError(f"{path} is damaged; remove it and its shards, and record again") from None
 
 
