@@ -141,7 +141,8 @@ class Perceptions:
             general.detector, pictures, GENERAL_SURE_SCORE, sounds=general.sounds
         )
         name = GENERAL if general_share > own_share else STAGE
-        log.info(
+        # No warning, but who dubs without a flag must be told.
+        log.warning(
             "%s: detector %s (sure of %d of %d pictures, the checkpoint's own of %d)",
             source.path, name, round(general_share * len(pictures)), len(pictures),
             round(own_share * len(pictures)),

@@ -1,4 +1,4 @@
-"""Command line `spatial-v2a`: dub, tracks, live, evaluate, inspect, detectors, marks."""
+"""Command line `spatial-v2a`: dub, tracks, live, evaluate, inspect, detectors, sounds, marks."""
 
 import ctypes
 import logging
@@ -74,6 +74,15 @@ def _register_detectors() -> None:
 
 
 _register_detectors()
+
+
+def _register_sounds() -> None:
+    from spatial_v2a.inference.sounds_command import sounds_app
+
+    app.add_typer(sounds_app, name="sounds")
+
+
+_register_sounds()
 
 
 def _register_marks() -> None:

@@ -1,13 +1,20 @@
 """The concept bank: which sound the class names of any detector stand for."""
 
+import json
 from importlib import resources
+from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import yaml
 
+from spatial_v2a import Config
 from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.concepts import CONCEPTS, SoundMap, find_concept, parse_sounds, sound_index
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference import cli
+from tests.tiny_checkpoint import write_tiny_checkpoint
 
 SOUNDING_COCO = {
     "person": "footsteps", "bicycle": "bicycle", "car": "car", "motorcycle": "motorcycle",
@@ -112,3 +119,44 @@ def test_bad_overrides_are_refused(text: str, reason: str) -> None:
 def test_an_override_of_what_the_detector_does_not_see_is_refused() -> None:
     with pytest.raises(UserError, match="the detector sees no 'unicorn'"):
         SoundMap(("person",), parse_sounds("unicorn=horse"))
+
+
+def test_the_list_of_sounds_is_whole_as_json(capsys: pytest.CaptureFixture) -> None:
+    assert cli.run(["sounds", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["concepts"]
+    assert [one["name"] for one in listed] == [concept.name for concept in CONCEPTS]
+
+
+def test_the_list_of_sounds_is_a_table(capsys: pytest.CaptureFixture) -> None:
+    assert cli.run(["sounds"]) == 0
+    said = capsys.readouterr().out
+    assert all(concept.name in said for concept in CONCEPTS)
+
+
+def test_a_sound_can_be_heard_crossing_the_picture(
+    tiny_config: Config, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "tiny", tiny_config)
+    out = tmp_path / "car.wav"
+    command = ["sounds", "play", "sports car", "-o", str(out), "--seconds", "0.5"]
+    assert cli.run([*command, "--checkpoint", str(checkpoint)]) == 0
+    audio_LC, rate_hz = soundfile.read(out)
+    assert (audio_LC.shape, rate_hz) == ((24000, 2), 48000)
+    assert np.abs(audio_LC).max() > 0
+    assert "sports car as engine" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "out", "reason"),
+    [
+        ("qwerty", "x.wav", "no concept 'qwerty'"),
+        ("cat", "x.wav", "cat has no sound yet"),
+        ("car", "x.mp3", "cannot write '.mp3'"),
+        ("car", "none/x.wav", "does not exist"),
+    ],
+)
+def test_what_cannot_be_played_is_refused(
+    name: str, out: str, reason: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert cli.run(["sounds", "play", name, "-o", str(tmp_path / out)]) == 2
+    assert reason in capsys.readouterr().err
