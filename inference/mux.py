@@ -62,6 +62,8 @@ PACKAGINGS = {
     ".webm": Packaging("webm", "libopus", "flt", {"b": "192000"}),
 }
 _MP4_WRITERS = ("mp4", "mov")
+# How PyAV and FFmpeg say that a container does not take a stream.
+_REFUSALS = (av.error.FFmpegError, ValueError, NotImplementedError)
 # What a refusal proposes first.
 _REMEDIES = (".mkv", ".mp4", ".mov", ".webm")
 # Packets of the picture that a trial reads back: enough to know its codec and pixels.
@@ -236,7 +238,7 @@ def _try_out(source: VideoSource, suffix: str, copies: CopyPlan) -> str | None:
                 trial.write(silence_LC)
     except UserError:
         raise
-    except (av.error.FFmpegError, ValueError, NotImplementedError) as error:
+    except _REFUSALS as error:
         return str(getattr(error, "strerror", None) or error)
     return lost
 
@@ -352,7 +354,8 @@ class DubbedVideo:
         packaging = PACKAGINGS[suffix]
         self._target = target
         self._kept_sound = kept
-        self._source_path = source.path
+        self._source = source
+        self._copies = copies
         self._timing = source.timing
         self._left = (source.num_samples if plan.stop is None else plan.stop) - plan.start
         self._sent = 0
@@ -407,7 +410,7 @@ class DubbedVideo:
         self._write_sound(self._audio.encode(None))
         self._copier.write_until(None)
         self._output.close()
-        if family(self._input) == family(self._output) == "mov":
+        if self._output.format.name in _MP4_WRITERS:
             if isinstance(self._target, Path):
                 with open(self._target, "r+b") as target:
                     self._keep_entries(target)
@@ -435,15 +438,30 @@ class DubbedVideo:
         self._opened.close()
 
     def _keep_entries(self, target: BinaryIO) -> None:
-        """Gives pictures the sample entries that they have in the input, a file of this family."""
-        is_mov = self._input.metadata.get("major_brand", "qt  ") == "qt  "
-        is_whole = is_mov == (self._output.format.name == "mov")
-        with self._source_path.open("rb") as file:
-            for original, copy in self._copier.pairs:
-                if original.type == "video":
-                    entry = mp4.sample_entry(file, original.id)
+        """Gives pictures the sample entries that they have in the input, or would have in MP4."""
+        if family(self._input) == "mov":
+            is_mov = self._input.metadata.get("major_brand", "qt  ") == "qt  "
+            is_whole = is_mov == (self._output.format.name == "mov")
+            with self._source.path.open("rb") as file:
+                for original, copy in self._copier.pairs:
+                    entry = mp4.sample_entry(file, original.id) if copy.type == "video" else None
                     if entry is not None:
                         mp4.keep_sample_entry(target, copy.id, entry, is_whole=is_whole)
+        elif self._output.format.name == "mov":
+            # FFmpeg writes Dolby Vision into MP4 only.
+            entry = self._entry_in_mp4()
+            if entry is not None:
+                mp4.keep_sample_entry(target, 1, entry, is_whole=False)
+
+    def _entry_in_mp4(self) -> bytes | None:
+        head, plan = io.BytesIO(), SoundPlan(copies=CopyPlan(self._copies.streams[:1]))
+        try:
+            with DubbedVideo(head, self._source, plan, suffix=".mp4", max_packets=1):
+                pass
+        except _REFUSALS as error:
+            log.debug("MP4 does not hold this picture: %s", error)
+            return None
+        return mp4.sample_entry(head, 1)
 
     def _write_sound(self, packets: list[av.Packet]) -> None:
         for packet in packets:

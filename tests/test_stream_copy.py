@@ -290,6 +290,9 @@ def test_dolby_vision_and_light_levels_stay(tmp_path: Path, source: str, tag: by
         if suffix != ".mkv":
             assert all(b in out.read_bytes() for b in (DOVI, MASTERING, LIGHT))
             assert tag_of(out) == tag.decode()
+    for suffix in (".mp4", ".mov"):
+        again = dub(tmp_path / "out.mkv", tmp_path / f"again{suffix}")
+        assert "Dolby Vision" in track_of(again).hdr_format, f"lost from .mkv to {suffix}"
 
 
 def test_stereo_and_spherical_video_stay(tmp_path: Path) -> None:
