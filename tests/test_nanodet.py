@@ -9,7 +9,7 @@ from spatial_v2a.conditioning.detections import input_size
 from spatial_v2a.conditioning.general_detectors import load_detector
 from spatial_v2a.conditioning.nanodet import STRIDES, NanoDet, NanoDetDetector, decode
 from spatial_v2a.conditioning.openvino_graph import has_openvino
-from spatial_v2a.conditioning.published_weights import NANODET, weights_path
+from spatial_v2a.conditioning.published_weights import NANODET, is_present, weights_path
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import BoxSettings
 from tests.tiny_checkpoint import shaken
@@ -109,3 +109,35 @@ def test_damaged_weights_are_refused(monkeypatch, tmp_path) -> None:
     path.write_bytes(b"\0" * 64)
     with pytest.raises(UserError, match="cannot read .*get it again"):
         load_detector("nanodet")
+
+
+def _road_signs() -> np.ndarray:
+    """A stop sign and a traffic light, drawn: uint8 RGB [416, 416, 3]."""
+    y, x = np.mgrid[:416, :416].astype(np.float64)
+    picture = np.empty((416, 416, 3))
+    picture[:] = (120, 160, 200)
+    picture[y > 300] = (90, 110, 70)
+    u, v = abs(x - 110), abs(y - 120)
+    octagon = np.maximum(np.maximum(u, v), (u + v) / 2**0.5)
+    picture[(u < 4) & (y > 150) & (y < 330)] = 110
+    picture[octagon < 62] = 240
+    picture[octagon < 56] = (190, 20, 30)
+    picture[(v < 14) & (u < 44) & ((x - 66) % 22 < 14)] = 240
+    picture[(abs(x - 300) < 5) & (y > 200) & (y < 330)] = 60
+    picture[(abs(x - 300) < 26) & (abs(y - 130) < 70)] = 25
+    for row, colour in ((86, (230, 40, 30)), (130, (60, 50, 20)), (174, (20, 60, 30))):
+        picture[np.hypot(x - 300, y - row) < 17] = colour
+    return picture.astype(np.uint8)
+
+
+@pytest.mark.skipif(
+    not is_present(NANODET), reason="needs the weights: spatial-v2a detectors get nanodet"
+)
+def test_published_weights_find_what_tensorflow_js_finds() -> None:
+    """Expected boxes are those of the published graph itself, run by TensorFlow.js 4."""
+    detector = load_detector("nanodet")
+    (found,) = detector.detect(torch.from_numpy(_road_signs())[None])
+    assert [detector.names[index] for index in found.class_K] == ["stop sign", "traffic light"]
+    np.testing.assert_allclose(found.score_K, [0.69264, 0.38086], atol=2e-5)
+    wanted_K4 = [[0.11447, 0.14103, 0.41308, 0.44144], [0.64688, 0.14255, 0.79668, 0.48361]]
+    np.testing.assert_allclose(found.corners_K4, wanted_K4, atol=2e-5)
