@@ -14,8 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import CacheNotFound, scan_cache_dir, snapshot_download
+from huggingface_hub import (
+    CacheNotFound,
+    constants,
+    hf_hub_download,
+    scan_cache_dir,
+    snapshot_download,
+)
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
 
 from spatial_v2a.conditioning.detections import BoxDetector
 from spatial_v2a.conditioning.nanodet import NanoDet, NanoDetDetector
@@ -41,7 +48,6 @@ NANODET_FULL = BoxSettings(
     image_width=416,
     score_threshold=0.3,
     new_track_score=0.5,
-    every_ticks=2,
 )
 NANODET_LIVE = NANODET_FULL.model_copy(
     update={
@@ -49,7 +55,6 @@ NANODET_LIVE = NANODET_FULL.model_copy(
         "image_width": 320,
         "score_threshold": 0.25,
         "new_track_score": 0.42,
-        "every_ticks": 3,
     }
 )
 # The thresholds of these two are not measured here.
@@ -59,11 +64,10 @@ HUB_SIDE = 640  # RT-DETR and D-FINE know no other
 HUB_FILES = ["config.json", "*.safetensors"]
 HUB_KINDS = ("rt_detr", "rt_detr_v2", "d_fine")
 # What `spatial-v2a detectors` proposes besides what is here already.
-PROPOSED = ("ustc-community/dfine-small-coco", "PekingU/rtdetr_v2_r18vd", "yolo11n.pt")
-LICENCE_OF: dict[Kind, str] = {
-    "nanodet": NANODET.licence,
-    "hub": "Apache-2.0 as published; see its page",
-    "ultralytics": "AGPL-3.0",
+PROPOSED = {
+    "ustc-community/dfine-small-coco": "Apache-2.0",
+    "PekingU/rtdetr_v2_r18vd": "Apache-2.0",
+    "yolo11n.pt": "AGPL-3.0",
 }
 
 
@@ -107,18 +111,17 @@ def load_detector(name: str, *, is_live: bool = False) -> BoxDetector:
 
     Args:
         name: nanodet; a D-FINE, RT-DETR or RT-DETRv2 by hub id or folder; a YOLO by file or name.
-        is_live: looks at fewer pictures, smaller where the network allows it, to keep up with a
-            camera.
+        is_live: takes a smaller picture where the network allows one, to keep up with a camera.
 
     Raises:
         UserError: an unknown name, or weights that are not on this machine or not usable.
     """
-    kind, every_ticks = kind_of(name), 3 if is_live else 2
+    kind = kind_of(name)
     if kind == "hub":
-        return _load_hub(_hub_folder(name), every_ticks=every_ticks)
+        return _load_hub(_hub_folder(name))
     if kind == "ultralytics":
         side = YOLO_LIVE_SIDE if is_live else YOLO_SIDE
-        return _load_yolo(_yolo_file(name), side=side, every_ticks=every_ticks)
+        return _load_yolo(_yolo_file(name), side=side)
     model = NanoDet()
     load(NANODET, model)
     settings = NANODET_LIVE if is_live else NANODET_FULL
@@ -160,15 +163,15 @@ def _entry(name: str) -> DetectorEntry:
     kind = kind_of(name)
     path: Path | None
     if kind == "nanodet":
-        path = weights_path(name)
+        path, licence = weights_path(name), NANODET.licence
     elif kind == "ultralytics":
-        path = _yolo_path(name)
+        path, licence = _yolo_path(name), PROPOSED.get(name, "its author's; YOLO11: AGPL-3.0")
     else:
-        path = _cached_folder(name)
+        path, licence = _cached_folder(name), PROPOSED.get(name, "its author's, see its page")
     if path is None or not path.exists():
-        return DetectorEntry(name, LICENCE_OF[kind], None, 0)
+        return DetectorEntry(name, licence, None, 0)
     files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
-    return DetectorEntry(name, LICENCE_OF[kind], path, sum(file.stat().st_size for file in files))
+    return DetectorEntry(name, licence, path, sum(file.stat().st_size for file in files))
 
 
 def _remedy(name: str) -> str:
@@ -178,7 +181,7 @@ def _remedy(name: str) -> str:
 # The hub's: D-FINE, RT-DETR, RT-DETRv2.
 
 
-def _load_hub(folder: Path, *, every_ticks: int) -> BoxDetector:
+def _load_hub(folder: Path) -> BoxDetector:
     # transformers takes seconds to import.
     from spatial_v2a.conditioning.rtdetr import RtDetrDetector, load_published_rtdetr
 
@@ -193,7 +196,6 @@ def _load_hub(folder: Path, *, every_ticks: int) -> BoxDetector:
         score_threshold=0.3,
         new_track_score=0.5,
         nms_iou=0.7,
-        every_ticks=every_ticks,
     )
     names = tuple(label_of[index] for index in range(len(label_of)))
     return RtDetrDetector(settings, model, names=names)
@@ -202,8 +204,16 @@ def _load_hub(folder: Path, *, every_ticks: int) -> BoxDetector:
 def _hub_folder(name: str) -> Path:
     folder = _cached_folder(name)
     if folder is None:
+        _check_hub_id(name)
         raise UserError(f"detector {name} is not on this machine; {_remedy(name)}")
     return folder
+
+
+def _check_hub_id(name: str) -> None:
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise UserError(f"no folder {name}, and no id of the hub (OWNER/NAME)") from None
 
 
 def _cached_folder(name: str) -> Path | None:
@@ -220,7 +230,7 @@ def _cached_folder(name: str) -> Path | None:
 def _hub_names() -> list[str]:
     """Ids of the detectors in the hub's cache."""
     try:
-        repositories = scan_cache_dir().repos
+        repositories = scan_cache_dir(constants.HF_HUB_CACHE).repos
     except CacheNotFound:
         return []
     ids = sorted(repo.repo_id for repo in repositories if repo.repo_type == "model")
@@ -228,30 +238,40 @@ def _hub_names() -> list[str]:
 
 
 def _is_detector(folder: Path | None) -> bool:
-    if folder is None or not (folder / "config.json").is_file():
-        return False
+    return folder is not None and _model_type(folder / "config.json") in HUB_KINDS
+
+
+def _model_type(path: Path) -> str | None:
     try:
-        config = json.loads((folder / "config.json").read_bytes())
-    except ValueError:
-        return False
-    return isinstance(config, dict) and config.get("model_type") in HUB_KINDS
+        config = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None
 
 
 def _fetch_from_hub(name: str) -> None:
+    _check_hub_id(name)
     try:
-        snapshot_download(name, allow_patterns=HUB_FILES)
+        # First what it is: the weights of another kind of model may have any size.
+        if _model_type(Path(hf_hub_download(name, "config.json"))) not in HUB_KINDS:
+            raise UserError(f"{name} is no D-FINE, RT-DETR or RT-DETRv2; choose one that is")
+        folder = Path(snapshot_download(name, allow_patterns=HUB_FILES))
     except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
         reason = str(error).strip().splitlines()[0]
         raise UserError(
             f"cannot fetch {name} from the hub ({reason}); check name and network, or fetch it"
             f" elsewhere and name its folder: --detector ./FOLDER"
         ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{name} holds no safetensors (a pickle is never loaded); choose another")
 
 
 # Those of ultralytics.
 
 
-def _load_yolo(path: Path, *, side: int, every_ticks: int) -> BoxDetector:
+def _load_yolo(path: Path, *, side: int) -> BoxDetector:
     from spatial_v2a.conditioning.yolo import PublishedYoloDetector, load_published_yolo11
 
     model: Any = load_published_yolo11(path)
@@ -262,7 +282,6 @@ def _load_yolo(path: Path, *, side: int, every_ticks: int) -> BoxDetector:
         score_threshold=0.2,
         new_track_score=0.4,
         nms_iou=0.7,
-        every_ticks=every_ticks,
     )
     names = tuple(str(model.names[index]) for index in range(len(model.names)))
     return PublishedYoloDetector(settings, model, names=names)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
 
 from spatial_v2a.conditioning.general_detectors import (
@@ -71,7 +72,7 @@ def test_a_name_tells_its_kind(name: str, kind: str) -> None:
     [
         ("nanodet", "get it: spatial-v2a detectors get nanodet"),
         ("nobody/detector", "get it: spatial-v2a detectors get nobody/detector"),
-        ("./nowhere", "not on this machine"),
+        ("./nowhere", "no folder ./nowhere"),
         ("yolo11n", "get it: spatial-v2a detectors get yolo11n.pt"),
         ("./none.pt", "no file ./none.pt"),
         ("detr", "'detr' is unknown; choose nanodet"),
@@ -83,8 +84,7 @@ def test_what_is_not_here_is_one_line_with_a_remedy(name: str, words: str) -> No
     assert "\n" not in str(caught.value)
 
 
-def test_a_hub_detector_brings_its_own_names(tmp_path: Path) -> None:
-    """`id2label` is the vocabulary, whatever its size."""
+def _tiny_rtdetr() -> RTDetrForObjectDetection:
     backbone = RTDetrResNetConfig(
         embedding_size=8,
         hidden_sizes=[8, 8, 8, 8],
@@ -107,7 +107,12 @@ def test_a_hub_detector_brings_its_own_names(tmp_path: Path) -> None:
         id2label={0: "tram", 1: "cow", 2: "stone"},
         label2id={"tram": 0, "cow": 1, "stone": 2},
     )
-    RTDetrForObjectDetection(config).save_pretrained(tmp_path / "mine")
+    return RTDetrForObjectDetection(config)
+
+
+def test_a_hub_detector_brings_its_own_names(tmp_path: Path) -> None:
+    """`id2label` is the vocabulary, whatever its size."""
+    _tiny_rtdetr().save_pretrained(tmp_path / "mine")
     detector = load_detector(str(tmp_path / "mine"))
     assert detector.names == ("tram", "cow", "stone")
     detector.settings = detector.settings.model_copy(update={"score_threshold": 0.0})
@@ -115,6 +120,25 @@ def test_a_hub_detector_brings_its_own_names(tmp_path: Path) -> None:
     assert len(found.class_K) > 0 and found.class_K.max() < 3
     entry = get_detector(str(tmp_path / "mine"))
     assert entry.path == tmp_path / "mine" and entry.num_bytes > 0
+
+
+def test_the_hubs_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Laid out as huggingface_hub does; what has no safetensors counts as absent."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("fine", "pickle"):
+        folder = tmp_path / "hub" / f"models--somebody--{name}"
+        snapshot = folder / "snapshots" / ("0" * 40)
+        (folder / "refs").mkdir(parents=True)
+        (folder / "refs" / "main").write_text("0" * 40)
+        _tiny_rtdetr().save_pretrained(snapshot)
+        if name == "pickle":
+            (snapshot / "model.safetensors").rename(snapshot / "pytorch_model.bin")
+    detector = load_detector("somebody/fine")
+    assert detector.names == ("tram", "cow", "stone")
+    with pytest.raises(UserError, match="somebody/pickle is not on this machine"):
+        load_detector("somebody/pickle")
+    found = {entry.name: entry for entry in list_detectors()}
+    assert found["somebody/fine"].num_bytes > 0 and "somebody/pickle" not in found
 
 
 def test_a_yolo_brings_its_own_names(tmp_path: Path) -> None:
@@ -296,6 +320,7 @@ def test_the_list_says_what_is_here(capsys: pytest.CaptureFixture, tmp_path: Pat
         (["nano"], "'nano' is unknown"),
         (["nanodet", "--from", "none.tgz"], "no file none.tgz"),
         (["nobody/detector"], "cannot fetch nobody/detector"),
+        (["./nowhere"], "no folder ./nowhere"),
         (["yolo99"], "publishes no yolo99"),
         (["./none.pt"], "publishes no ./none.pt"),
     ],
