@@ -37,6 +37,7 @@ from spatial_v2a.conditioning.world_motion import WIDTH as WORLD_MOTION_WIDTH
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.forks import use_one_thread_in_forks
 from spatial_v2a.geometry import slide_turn_deg
 from spatial_v2a.perception_config import BoxSettings, PerceptionConfig
 
@@ -177,6 +178,7 @@ class Perception:
                 names what the detector does not see; a generator that does not know the sounding
                 classes.
         """
+        use_one_thread_in_forks()
         wanted, folder = set(as_tuple(streams, name="streams")), Path(folder)
         if unknown := wanted - set(STREAMS):
             raise ValueError(f"unknown streams {sorted(unknown)}; choose from {STREAMS}")

@@ -4,13 +4,18 @@ It is optional (the extra `cpu`, which `make` installs); where it is missing, or
 environment has SPATIAL_V2A_OPENVINO=0, the traced network runs in PyTorch.
 """
 
+import ctypes
+import functools
 import importlib.util
 import os
+import weakref
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from spatial_v2a.errors import UserError
 
 if TYPE_CHECKING:
     from openvino import Model
@@ -43,6 +48,9 @@ class OpenVinoGraph:
             in float32.
         weights: int8 keeps large matrices in 8 bit, with a scale for each output, and multiplies
             in 8 bit: less memory to read, about half a percent of error in each product.
+
+    Raises:
+        UserError: made or called in a process forked off one that had made a graph.
     """
 
     def __init__(
@@ -52,6 +60,7 @@ class OpenVinoGraph:
         *,
         weights: Weights = "float32",
     ) -> None:
+        check_not_forked()
         import openvino
         from openvino.frontend import FrontEndManager
         from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
@@ -66,6 +75,8 @@ class OpenVinoGraph:
             _quantize(model)
         compiled = openvino.Core().compile_model(model, "CPU", OPTIONS)
         self._request = compiled.create_infer_request()
+        _keep_in_children()
+        _graphs.add(self)
         self._wrap = lambda tensor: openvino.Tensor(tensor.numpy(), shared_memory=True)
         self._inputs: list[Tensor | None] = [None] * len(example)
         self._outputs = []
@@ -76,6 +87,7 @@ class OpenVinoGraph:
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """The network's outputs, in memory that the next call overwrites."""
+        check_not_forked()
         for index, (given, bound) in enumerate(zip(inputs, self._inputs, strict=True)):
             tensor = given.contiguous()
             if bound is None or tensor.data_ptr() != bound.data_ptr():
@@ -83,6 +95,37 @@ class OpenVinoGraph:
                 self._request.set_input_tensor(index, self._wrap(tensor))
         self._request.infer()
         return tuple(self._outputs)
+
+    def keep(self) -> None:
+        """Lets the compiled network live until the process ends."""
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._request))
+
+
+# The process in which OpenVINO runs: its threads exist in no other one.
+_home: int | None = None
+_graphs: weakref.WeakSet[OpenVinoGraph] = weakref.WeakSet()
+
+
+def check_not_forked() -> None:
+    """Refuses a process that was forked off one with graphs, where OpenVINO would wait for ever.
+
+    Raises:
+        UserError: this is such a process.
+    """
+    global _home
+    _home = _home or os.getpid()
+    if os.getpid() != _home:
+        raise UserError(
+            "this process was forked after a network had been compiled with OpenVINO, which does"
+            ' not survive a fork; start processes with multiprocessing.get_context("spawn"), fork'
+            f" before the first stream is opened, or set {SWITCH}=0 (slower) and open a new stream"
+        )
+
+
+@functools.cache
+def _keep_in_children() -> None:
+    """Freeing a graph waits for its threads as well, so that a forked process would never exit."""
+    os.register_at_fork(after_in_child=lambda: [graph.keep() for graph in _graphs])
 
 
 def _quantize(model: "Model") -> None:

@@ -23,6 +23,7 @@ from spatial_v2a.checkpoint import (
 )
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
+from spatial_v2a.forks import use_one_thread_in_forks
 from spatial_v2a.frame_stream import FrameStream, find_frame_stream
 from spatial_v2a.generator import Generator
 from spatial_v2a.pan_width import widened
@@ -96,6 +97,7 @@ class SpatialV2A(nn.Module):
         """
         if detector_weights is not None and not Path(detector_weights).exists():
             raise UserError(f"no file {detector_weights}; give weights of a detector that are here")
+        use_one_thread_in_forks()
         folder = find_checkpoint(path_or_id)
         config = read_config(folder, detector=detector)
         settings = str(folder / CONFIG_FILE)
