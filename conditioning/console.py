@@ -38,6 +38,9 @@ def build_command(app: typer.Typer) -> Any:
     return command
 
 
+_INTERRUPTED = 130
+
+
 def run_app(
     command_of: Callable[[], Any], arguments: list[str], *, prog_name: str, stopped: str
 ) -> int:
@@ -55,6 +58,8 @@ def run_app(
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = command_of().main(args=arguments, prog_name=prog_name, standalone_mode=False)
+        if code == _INTERRUPTED:  # which typer makes of Ctrl-C
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except UserError as error:
         return _refuse(str(error))
@@ -64,7 +69,7 @@ def run_app(
         return _refuse(f"{error.format_message()}{hint} See {prog_name} --help")
     except (typer.Abort, KeyboardInterrupt):
         typer.echo(stopped, err=True)
-        return 130
+        return _INTERRUPTED
 
 
 def _refuse(message: str) -> int:

@@ -102,8 +102,10 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Remarks of a library on its own defaults are no business of someone who dubs.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # A polite kill must clean up like Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A polite kill and a terminal that is closed must clean up like Ctrl-C does; nohup stays deaf.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))
 
 

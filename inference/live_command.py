@@ -1,10 +1,13 @@
 """`spatial-v2a live`: sound for a picture while it plays, from a camera, screen, file, URL or pipe.
 
-Run: spatial-v2a live --source camera|screen|FILE|URL|- --sink speakers|FILE|-
+Run: spatial-v2a live --source camera|screen|FILE|FIFO|URL|- --sink speakers|FILE|-
 """
 
 import json
+import logging
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -21,9 +24,11 @@ if TYPE_CHECKING:
     from spatial_v2a.inference.engine import Weights
     from spatial_v2a.inference.live.figures import Figures
     from spatial_v2a.inference.live.marks import FileMarks
-    from spatial_v2a.inference.live.sinks import LiveSink, PcmFormat
+    from spatial_v2a.inference.live.sinks import FileSink, LiveSink, PcmFormat
     from spatial_v2a.inference.live.sources import SourceOptions
     from spatial_v2a.model import SpatialV2A
+
+log = logging.getLogger(__name__)
 
 STATUS_S = 0.25
 # A share of concealed ticks beyond this is worth a word.
@@ -33,7 +38,7 @@ SPEAKERS, STDOUT = "speakers", "-"
 
 def live(
     source: Annotated[
-        str, typer.Option(help="camera, screen, a file, a URL, or - for stdin.")
+        str, typer.Option(help="camera, screen, a file or FIFO, a URL, or - for stdin.")
     ] = "camera",
     sink: Annotated[
         str, typer.Option(help="speakers, a .wav or .flac file, or - for raw samples on stdout.")
@@ -93,7 +98,8 @@ def live(
         bool, typer.Option("--fast", help="A file as fast as it goes: every tick, no clock.")
     ] = False,
     newest: Annotated[
-        bool, typer.Option("--newest", help="- or a URL is a live sender: take its newest picture.")
+        bool,
+        typer.Option("--newest", help="A pipe or URL is a live sender: its newest picture counts."),
     ] = False,
     device_name: Annotated[
         str | None, typer.Option(help="Which camera or screen.", show_default="the first")
@@ -121,8 +127,6 @@ def live(
     ] = False,
 ) -> None:
     """Sound for a picture while it plays; Ctrl-C ends it and leaves a whole file."""
-    from spatial_v2a.inference.live.marks import FileMarks
-    from spatial_v2a.inference.live.session import run_fast, run_live, warm_up
     from spatial_v2a.inference.live.sources import SourceOptions, open_source
 
     _check_sink(sink, pcm, overwrite=overwrite)
@@ -137,8 +141,15 @@ def live(
     with ExitStack() as stack:
         video = _file_to_race(source, options) if fast else None
         opened = None if fast else stack.enter_context(closing(open_source(source, options)))
+        # What loads PyTorch comes after what may be refused, or waited for.
+        from spatial_v2a.inference.live.marks import FileMarks
+        from spatial_v2a.inference.live.session import run_fast, run_live, warm_up
+
         marks = FileMarks(watermark, provenance, command_line())
-        to = stack.enter_context(_opened_sink(sink, pcm, marks, overwrite=overwrite))
+        stack.enter_context(_one_interrupt())
+        to = stack.enter_context(
+            _opened_sink(sink, pcm, marks, keeps_time=not fast, overwrite=overwrite)
+        )
         model = marks.model = _model(checkpoint, device, detector, detector_weights)
         stream = stack.enter_context(
             model.stream(
@@ -161,7 +172,11 @@ def live(
             figures = run_live(
                 stream, opened, to, delay_s=delay_s, max_ticks=max_ticks, on_tick=on_tick
             )
+        _check_heard(figures)
     _tell(figures, source=source, sink=sink, as_json=as_json)
+    if faults := _faults(figures, to, marks, sink=sink):
+        print(f"error: {faults}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _weights(model: "SpatialV2A", *, is_fast: bool) -> "Weights":
@@ -178,6 +193,8 @@ def _check_sink(sink: str, pcm: str | None, *, overwrite: bool) -> None:
 
     if pcm is not None and sink != STDOUT:
         raise UserError(f"--pcm {pcm} is for --sink -, not for {sink}; leave it out")
+    if sink == STDOUT and sys.stdout is None:
+        raise UserError("--sink - writes raw samples to stdout, which is closed; pipe them on")
     if sink == STDOUT and sys.stdout.isatty():
         raise UserError("--sink - writes raw samples, and stdout is a terminal; pipe them on")
     if sink not in (SPEAKERS, STDOUT):
@@ -213,27 +230,110 @@ def _file_to_race(source: str, options: "SourceOptions") -> "VideoSource":
 
 
 @contextmanager
+def _one_interrupt() -> Iterator[None]:
+    """Within, Ctrl-C or a polite kill interrupts once; the next ones find the file being closed."""
+    numbers = [n for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP) if _interrupts(n)]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []
+
+    def interrupt(*_: object) -> None:
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _interrupts(number: int) -> bool:
+    return callable(signal.getsignal(number))
+
+
+@contextmanager
 def _opened_sink(
-    sink: str, pcm: "PcmFormat | None", marks: "FileMarks", *, overwrite: bool
+    sink: str, pcm: "PcmFormat | None", marks: "FileMarks", *, keeps_time: bool, overwrite: bool
 ) -> Iterator["LiveSink"]:
     """The sink; a file appears under its name when it is whole, or not at all."""
-    from spatial_v2a.files import Outputs
-    from spatial_v2a.inference.live.sinks import FileSink, PcmSink
+    from spatial_v2a.inference.live.sinks import PcmSink
     from spatial_v2a.inference.live.speakers import Speakers
-    from spatial_v2a.inference.marking.provenance import sidecar_of
 
     if sink == SPEAKERS:
         with closing(Speakers()) as speakers:
             yield speakers
     elif sink == STDOUT:
-        yield PcmSink(sys.stdout.fileno(), pcm or "s16le")
+        with closing(PcmSink(sys.stdout.fileno(), pcm or "s16le", keeps_time=keeps_time)) as pipe:
+            yield pipe
     else:
-        with Outputs(overwrite=overwrite) as outputs:
-            draft = outputs.new(Path(sink))
-            outputs.follow_links([sidecar_of(Path(sink))])
-            with closing(FileSink(draft, is_marked=marks.watermark)) as file:
+        with _recording(Path(sink), marks, overwrite=overwrite) as file:
+            yield file
+
+
+@contextmanager
+def _recording(path: Path, marks: "FileMarks", *, overwrite: bool) -> Iterator["FileSink"]:
+    """A sound file that is completed whatever ends the session, once something was heard."""
+    from spatial_v2a.files import Outputs, cannot_write
+    from spatial_v2a.inference.live.sinks import FileSink
+    from spatial_v2a.inference.marking.provenance import sidecar_of
+
+    failure = None
+    with Outputs(overwrite=overwrite) as outputs:
+        try:
+            draft = outputs.new(path)
+            outputs.follow_links([sidecar_of(path)])
+            sink = FileSink(draft, is_marked=marks.watermark)
+        except OSError as error:
+            raise cannot_write(path, error, option="--sink") from error
+        with closing(sink) as file:
+            try:
                 yield file
-            marks.sign(draft, out=Path(sink), outputs=outputs)
+            except NothingHeard:
+                raise
+            except BaseException as error:  # raised again below, when the file is whole
+                failure = error
+        if file.num_samples == 0:
+            raise failure or cannot_write(path, file.failure or OSError(), option="--sink")
+        marks.sign(draft, out=path, outputs=outputs)
+    if failure is not None:
+        log.warning("%s holds what was heard until then", path)
+        raise failure
+
+
+class NothingHeard(UserError):
+    """A session without a tick of the model's sound."""
+
+
+def _check_heard(figures: "Figures") -> None:
+    """Refuses a session whose sound is all concealment: of it no file stays."""
+    from spatial_v2a.inference.live.session import STOPPED
+
+    counts = figures.counts
+    if figures.is_heard:
+        return
+    if counts.ticks == 0 and figures.ended == STOPPED:
+        raise KeyboardInterrupt
+    if counts.ticks == 0:
+        raise NothingHeard(f"the session ended before its first sound ({figures.ended})")
+    raise NothingHeard(
+        f"nothing was heard: each of the {counts.ticks} ticks came too late and was concealed, so"
+        " no file is written; raise --delay-ms, lower --nfe or leave a stream out"
+    )
+
+
+def _faults(figures: "Figures", to: "LiveSink", marks: "FileMarks", *, sink: str) -> str:
+    """What went wrong with sound that is there, or nothing."""
+    from spatial_v2a.inference.live.sinks import FileSink, no_room
+
+    is_file = isinstance(to, FileSink)
+    # A disk may be found full only when the file is closed.
+    failure = to.failure if is_file else None
+    reason = figures.ended if figures.is_cut_short else failure and no_room(failure)
+    kept = f"{sink} holds the sound until then" if is_file else "the sound ends there"
+    faults = [f"{reason}; {kept}"] if reason else []
+    return "; ".join(faults + [marks.failure] * bool(marks.failure))
 
 
 def _model(checkpoint: str, device: str, detector: str | None, detector_weights: Path | None):

@@ -155,7 +155,7 @@ class ToneStream:
 class ListSink:
     """Keeps the sound; writes of the ticks in `stalls` take so many seconds."""
 
-    delay_s, num_gaps = 0.0, 0
+    delay_s, num_gaps, num_dropped = 0.0, 0, 0
 
     def __init__(self, clock: SimulatedClock, stalls: dict[int, float] | None = None) -> None:
         self.ticks: list[np.ndarray] = []

@@ -3,6 +3,7 @@
 The command itself is in test_live_command.py, the parts alone in test_live_parts.py.
 """
 
+import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +17,9 @@ from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.inference.live.clock import Schedule
 from spatial_v2a.inference.live.conceal import FADE_IN_SAMPLES
+from spatial_v2a.inference.live.figures import Figures
 from spatial_v2a.inference.live.session import run_fast, run_live
+from spatial_v2a.inference.live.sinks import PcmSink
 from spatial_v2a.inference.live.sources import file_source
 from spatial_v2a.inference.stream import Stream
 from spatial_v2a.timing import TIMING
@@ -141,6 +144,7 @@ def test_a_hopeless_model_is_silent_and_on_time(clock: SimulatedClock) -> None:
     figures = run_live(stream, still(60), sink, delay_s=0.05, clock=clock)
     check_clock(figures, sink, 60)
     assert figures.counts.ticks_concealed == 60 and figures.counts.underruns == 1
+    assert not figures.is_heard
     assert np.abs(sink.sound_LC).max() == 0
 
 
@@ -162,6 +166,46 @@ def test_a_sink_that_blocks_gets_every_tick_in_the_end(clock: SimulatedClock) ->
     assert len(sink.ticks) == figures.counts.ticks == 90
     assert abs(sink.times_s[-1] - sink.times_s[0] - 89 * TICK_S) < 1e-6
     assert sink.largest_step < NO_CLICK and abs(figures.drift_ms) < 1e-3
+
+
+def test_a_slow_reader_loses_whole_ticks_and_not_the_clock(clock: SimulatedClock) -> None:
+    """It takes four fifths of the sound: it was written to the end, later and later."""
+    reader, writer = os.pipe()
+    sink, heard, waiting_s = PcmSink(writer, "f32le"), [], []
+    tick_bytes = 8 * TIMING.samples_per_tick
+
+    def take(figures: Figures) -> None:
+        heard.append(os.read(reader, 4 * tick_bytes // 5))
+        waiting_s.append(sink.delay_s)
+
+    figures = run_live(
+        ToneStream(clock), still(300), sink, delay_s=DELAY_S, clock=clock, on_tick=take
+    )
+    assert figures.counts.ticks == 300 and figures.wall_s < 300 * TICK_S + DELAY_S + TICK_S
+    assert max(waiting_s) < 0.25 + 2 * TICK_S, max(waiting_s)
+    os.set_blocking(reader, False)
+    heard.append(os.read(reader, 1 << 20))
+    sink.close()
+    heard.append(os.read(reader, 1 << 20) if sink.delay_s else b"")
+    data, counts = b"".join(heard), figures.counts
+    assert len(data) == (300 - counts.ticks_dropped) * tick_bytes
+    assert 45 < counts.ticks_dropped < 60 and counts.ticks_concealed == 0
+    assert figures.as_json()["samples"] == len(data) // 8
+    sound_LC = np.frombuffer(data, "<f4").reshape(-1, 2)
+    assert np.abs(np.diff(sound_LC, axis=0)).max() < NO_CLICK
+    for descriptor in (reader, writer):
+        os.close(descriptor)
+
+
+def test_a_reader_that_never_reads_does_not_stop_the_session(clock: SimulatedClock) -> None:
+    reader, writer = os.pipe()
+    figures = run_live(
+        ToneStream(clock), still(90), PcmSink(writer, "s16le"), delay_s=DELAY_S, clock=clock
+    )
+    assert figures.counts.ticks == 90 and figures.counts.ticks_dropped > 70
+    assert not figures.is_cut_short
+    os.close(reader)
+    os.close(writer)
 
 
 def test_frames_dropped_doubled_late_and_frozen(clock: SimulatedClock) -> None:

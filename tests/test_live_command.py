@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -20,11 +21,16 @@ from spatial_v2a.inference.cli import run
 from spatial_v2a.inference.dub import Dubber
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.live.marks import FileMarks
+from spatial_v2a.inference.live_command import _one_interrupt, _recording
 from spatial_v2a.inference.marking.reading import State, read_provenance
 from spatial_v2a.timing import TIMING
+from tests.full_disk import files_up_to
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 NUM_TICKS = 45
+# With so long a delay a busy machine makes some ticks in time, so that something is heard.
+BUSY_MS = 4000
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +57,11 @@ def live(*words: object) -> int:
 
 def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    """Of every file; None of a pipe."""
+    return {path.name: path.read_bytes() if path.is_file() else None for path in folder.iterdir()}
 
 
 def test_a_fast_file_has_the_samples_of_dub(tmp_path, clip, checkpoint, capfd) -> None:
@@ -87,7 +98,8 @@ def test_ctrl_c_leaves_a_playable_file(tmp_path, checkpoint, capfd) -> None:
 
     threading.Thread(target=interrupt, daemon=True).start()
     try:
-        assert live("--source", clip, "--sink", out, "--checkpoint", checkpoint) == 0
+        words = ["--source", clip, "--sink", out, "--checkpoint", checkpoint]
+        assert live(*words, "--delay-ms", BUSY_MS) == 0
     finally:
         signal.signal(signal.SIGINT, before)
     said = capfd.readouterr().out
@@ -102,7 +114,7 @@ def test_ctrl_c_leaves_a_playable_file(tmp_path, checkpoint, capfd) -> None:
 
 def test_raw_samples_on_stdout_and_words_on_stderr(clip, checkpoint, capfdbinary) -> None:
     words = ["--source", clip, "--sink", "-", "--pcm", "f32le", "--checkpoint", checkpoint]
-    assert live(*words, "--seconds", 0.5, "--json") == 0
+    assert live(*words, "--seconds", 0.5, "--delay-ms", BUSY_MS, "--json") == 0
     out, err = capfdbinary.readouterr()
     said = json.loads(err.decode().strip().splitlines()[-1])
     audio_LC = np.frombuffer(out, "<f4").reshape(-1, 2)
@@ -112,7 +124,102 @@ def test_raw_samples_on_stdout_and_words_on_stderr(clip, checkpoint, capfdbinary
     assert counted <= set(said)
 
 
+@pytest.mark.parametrize(("suffix", "is_fast"), [(".wav", True), (".flac", False)])
+def test_a_full_disk_keeps_what_is_whole(
+    tmp_path, clip, checkpoint, capfd, suffix, is_fast
+) -> None:
+    """It was a traceback, and the recording was gone; from a file, and from a FIFO as it comes."""
+    out, source = tmp_path / f"live{suffix}", clip
+    words = ["--fast"]
+    if not is_fast:
+        source, words = tmp_path / "fifo", ["--delay-ms", BUSY_MS]
+        os.mkfifo(source)
+        write_video(tmp_path / "a.mkv", np.zeros((NUM_TICKS, 48, 64, 3), np.uint8), 30)
+        data = (tmp_path / "a.mkv").read_bytes()
+        threading.Thread(target=lambda: source.write_bytes(data), daemon=True).start()
+    with files_up_to(120_000 if is_fast else 50_000):
+        assert live("--source", source, "--sink", out, "--checkpoint", checkpoint, *words) == 1
+    said = capfd.readouterr()
+    (line,) = [line for line in said.err.splitlines() if line.startswith("error: ")]
+    assert "the file cannot grow: File too large" in line and f"{out} holds the sound" in line
+    assert "Traceback" not in said.err and f"wrote {out}" in said.out
+    assert 0 < len(soundfile.read(out)[0]) < TIMING.sample_rate_hz
+    assert not [name for name in names(tmp_path) if name.startswith(".")]
+
+
+def test_a_session_of_pure_concealment_is_an_error(tmp_path, clip, checkpoint, capfd) -> None:
+    """It ended with exit code 0 and a silent file."""
+    words = ["--source", clip, "--checkpoint", checkpoint, "--delay-ms", 0, "--seconds", 0.2]
+    assert live(*words, "--sink", tmp_path / "live.wav") == 2
+    assert "error: nothing was heard: each of the 6 ticks" in capfd.readouterr().err
+    assert names(tmp_path) == ["clip.mp4"]
+    assert live(*words, "--sink", "-") == 2
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), KeyboardInterrupt()])
+def test_a_recording_survives_what_ends_the_session(tmp_path: Path, error) -> None:
+    """Whatever it is, once something was heard; before that no file is left."""
+    marks = FileMarks(watermark=False, provenance=False, command="")
+    tick = np.zeros((TIMING.samples_per_tick, 2), np.float32)
+    with (
+        pytest.raises(type(error)),
+        _recording(tmp_path / "x.wav", marks, overwrite=False) as file,
+    ):
+        file.write(tick)
+        raise error
+    assert soundfile.info(tmp_path / "x.wav").frames == TIMING.samples_per_tick
+    with (
+        pytest.raises(type(error)),
+        _recording(tmp_path / "y.wav", marks, overwrite=False),
+    ):
+        raise error
+    assert names(tmp_path) == ["x.wav"]
+
+
+def test_a_second_ctrl_c_does_not_reach_a_file_that_is_being_closed() -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with _one_interrupt():
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("kill", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_fifo_without_a_writer_ends_by_a_signal(tmp_path: Path, kill: int) -> None:
+    """Of any kind that asks; the line that says what is waited for comes first."""
+    os.mkfifo(tmp_path / "fifo")
+    command = [sys.executable, "-c", "from spatial_v2a.inference.cli import main; main()", "live"]
+    command += ["--source", str(tmp_path / "fifo"), "--sink", str(tmp_path / "x.wav")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert "waiting for a picture from" in process.stderr.readline()
+        process.send_signal(kill)
+        assert process.stderr.read() == "stopped; no unfinished file is left\n"
+        assert process.wait(60) == 130
+    assert names(tmp_path) == ["fifo"]
+
+
+def test_a_reader_that_has_gone_ends_with_a_line(clip: Path, checkpoint: Path) -> None:
+    command = [sys.executable, "-c", "from spatial_v2a.inference.cli import main; main()", "live"]
+    command += ["--source", str(clip), "--sink", "-", "--checkpoint", str(checkpoint)]
+    command += ["--delay-ms", str(BUSY_MS)]
+    reader, writer = os.pipe()
+    with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
+        os.close(writer)
+        os.read(reader, 1)
+        os.close(reader)
+        said = process.stderr.read()
+        assert process.wait(30) == 1
+    assert "error: the reader of the pipe went away; the sound ends there" in said
+    assert "Traceback" not in said and "Exception ignored" not in said
+
+
 BAD = [
+    (["--source", "fifo", "--fast", "--sink", "x.wav"], "--fast fits a file only"),
+    (["--source", "/dev/null", "--sink", "x.wav"], "/dev/null is a device, no video"),
     (["--source", "nothing.mp4", "--sink", "x.wav"], "no such file: nothing.mp4"),
     (["--source", "text.mp4", "--sink", "x.wav"], "not a readable video"),
     (["--source", "clip.mp4", "--sink", "x.mp4"], "speakers, to - or to a .wav or .flac file"),
@@ -146,7 +253,8 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     monkeypatch.delenv("DISPLAY", raising=False)
     (tmp_path / "text.mp4").write_text("These are words, not a film.\n" * 40)
     (tmp_path / "there.wav").write_bytes(b"precious")
-    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    os.mkfifo(tmp_path / "fifo")
+    before = contents(tmp_path)
     for words, reason in BAD:
         given = words if "--checkpoint" in words else [*words, "--checkpoint", str(checkpoint)]
         code, said = live(*given), capfd.readouterr()
@@ -154,7 +262,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(
         assert (code, said.out) == (2, ""), (words, said)
         assert len(lines) == 1 and lines[0].startswith("error: "), (words, said.err)
         assert reason in lines[0], (words, lines[0])
-        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before, words
+        assert contents(tmp_path) == before, words
 
 
 def test_speakers_without_sounddevice_are_refused(clip, checkpoint, capfd, monkeypatch) -> None:

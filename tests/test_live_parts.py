@@ -1,8 +1,11 @@
 """Parts of live sessions alone: queue, concealment, speakers' queue, sinks, what --source names."""
 
+import logging
 import os
+import signal
 import sys
 import threading
+import time
 import types
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,6 +30,7 @@ from spatial_v2a.inference.live.sinks import FileSink, PcmSink, SinkClosed, pcm_
 from spatial_v2a.inference.live.sources import SourceOptions, file_source, open_source, pipe_source
 from spatial_v2a.inference.live.speakers import MAX_SAMPLES, SampleFifo, Speakers
 from spatial_v2a.timing import TIMING
+from tests.full_disk import files_up_to
 from tests.live_simulation import TONE_STEP, ToneStream, picture
 
 TICK = TIMING.samples_per_tick
@@ -160,6 +164,37 @@ def test_speakers_without_package_library_or_device(monkeypatch: pytest.MonkeyPa
         Speakers()
 
 
+def test_a_device_that_is_unplugged_closes_the_sink(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says so, or it just asks for no more sound; then it does not stop politely either."""
+
+    class PortAudioError(Exception):
+        pass
+
+    class Device:
+        latency, active = 0.01, True
+
+        def __init__(self, **options: object) -> None:
+            pass
+
+        def start(self) -> None:
+            pass
+
+        def stop(self) -> None:
+            raise PortAudioError("Device unavailable")
+
+    fake = types.SimpleNamespace(PortAudioError=PortAudioError, OutputStream=Device)
+    monkeypatch.setitem(sys.modules, "sounddevice", fake)
+    says_so, falls_silent, sound = Speakers(), Speakers(), tone(1)[0]
+    says_so.write(sound)
+    says_so._device.active = False
+    with pytest.raises(SinkClosed, match="plays no more"):
+        says_so.write(sound)
+    with pytest.raises(SinkClosed, match="plays no more"):
+        for _ in range(3 * TIMING.tick_hz):
+            falls_silent.write(sound)
+    says_so.close()
+
+
 def test_raw_samples_are_little_endian_and_clipped_as_integers() -> None:
     audio_LC = np.array([[0.5, -0.5], [2.0, -2.0]], np.float32)
     assert pcm_bytes(audio_LC, "f32le") == audio_LC.astype("<f4").tobytes()
@@ -190,6 +225,47 @@ def test_a_wav_file_that_is_full_is_whole(tmp_path: Path) -> None:
     assert len(soundfile.read(path)[0]) == 2 * TICK
 
 
+@pytest.mark.parametrize("is_marked", [False, True], ids=["plain", "marked"])
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_a_file_on_a_full_disk_is_whole_until_then(tmp_path, suffix, is_marked: bool) -> None:
+    """It was a traceback, and closing the file failed as well."""
+    random = np.random.default_rng(0)
+    sound = [random.uniform(-0.1, 0.1, (TICK, 2)).astype(np.float32) for _ in range(40)]
+    whole, path = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    with closing(FileSink(whole, is_marked=is_marked)) as sink:
+        for audio_LC in sound:
+            sink.write(audio_LC)
+    with files_up_to(150_000), closing(FileSink(path, is_marked=is_marked)) as sink:
+        with pytest.raises(SinkClosed, match="cannot grow: File too large"):
+            for audio_LC in sound:
+                sink.write(audio_LC)
+        num_bytes = path.stat().st_size
+    assert path.stat().st_size <= num_bytes <= 150_000
+    audio_LC, _ = soundfile.read(path)
+    assert len(audio_LC) == sink.num_samples > 10 * TICK
+    assert np.array_equal(audio_LC, soundfile.read(whole)[0][: len(audio_LC)])
+    # Another reader finds no more and no less.
+    with av.open(str(path)) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) == len(audio_LC)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_a_disk_that_fills_up_when_the_file_is_closed(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x{suffix}"
+    sink = FileSink(path, is_marked=True)
+    for audio_LC in tone(5):
+        sink.write(audio_LC)
+    with files_up_to(path.stat().st_size):
+        sink.close()
+    assert sink.failure is not None
+    assert (len(soundfile.read(path)[0]) if sink.num_samples else 0) == sink.num_samples
+
+
+def test_a_disk_without_room_for_a_header_refuses_the_file(tmp_path: Path) -> None:
+    with files_up_to(20), pytest.raises(OSError, match="File too large"):
+        FileSink(tmp_path / "x.wav")
+
+
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("clip") / "clip.mkv"
@@ -216,6 +292,49 @@ def test_a_pipe_gives_the_pictures_and_times_of_the_file(clip: Path) -> None:
     os.close(reader)
     assert source.is_paced and [p.time_s for p in piped] == [p.time_s for p in filed]
     assert brightness(piped) == brightness(filed) and len(piped) == 24
+
+
+@pytest.mark.parametrize("kind", ["named", "descriptor"])
+def test_a_fifo_is_read_as_it_comes(tmp_path: Path, clip: Path, kind: str) -> None:
+    """Its bytes were read for the length, and then nothing was left to play."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+
+    def send() -> None:
+        path.write_bytes(clip.read_bytes())
+
+    threading.Thread(target=send, daemon=True).start()
+    reader = None if kind == "named" else os.open(path, os.O_RDONLY)
+    source = open_source(str(path) if reader is None else f"/dev/fd/{reader}", SourceOptions())
+    with closing(source):
+        assert source.is_paced and len(list(source.pictures())) == 24
+
+
+def test_a_fifo_without_a_writer_waits_with_a_word_until_ctrl_c(tmp_path, caplog) -> None:
+    """It could not be ended but with SIGKILL."""
+    path = tmp_path / "fifo"
+    os.mkfifo(path)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    threading.Timer(3.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    try:
+        with caplog.at_level(logging.WARNING), pytest.raises(KeyboardInterrupt):
+            open_source(str(path), SourceOptions())
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert f"waiting for a picture from {path}; Ctrl-C ends it" in caplog.text
+    until_s = time.monotonic() + 10
+    while any(thread.name == "open" for thread in threading.enumerate()):
+        assert time.monotonic() < until_s, "a thread still waits for a writer"
+
+
+def test_a_pipe_that_ends_before_a_picture_is_refused(clip: Path) -> None:
+    for data in (b"", b"These are words, not a film.\n" * 400):
+        reader, writer = os.pipe()
+        os.write(writer, data)
+        os.close(writer)
+        with pytest.raises(UserError, match="cannot open --source -.*send MKV"):
+            pipe_source(reader, SourceOptions())
+        os.close(reader)
 
 
 def test_raw_pictures_need_their_format(clip: Path) -> None:

@@ -16,7 +16,7 @@ class Counts:
     """What happened so far; numbers of events.
 
     Attributes:
-        ticks: ticks of sound written, concealed ones included.
+        ticks: ticks of sound that were due, concealed and dropped ones included.
         pictures: decoded; `pictures_unused` went by between two ticks.
         ticks_held: ticks that saw the picture of the tick before.
         packets_damaged: packets that could not be decoded.
@@ -24,6 +24,7 @@ class Counts:
         ticks_skipped: ticks the model left out because it would have been too late.
         ticks_late: ticks it made, too late to be heard.
         ticks_concealed: ticks heard without a sound of their own, for either reason.
+        ticks_dropped: ticks left out because the sink did not take them in time.
         underruns: gaps in the sound, however many ticks long.
         source_losses, source_returns: times the source broke off and came back.
     """
@@ -37,6 +38,7 @@ class Counts:
     ticks_skipped: int = 0
     ticks_late: int = 0
     ticks_concealed: int = 0
+    ticks_dropped: int = 0
     underruns: int = 0
     source_losses: int = 0
     source_returns: int = 0
@@ -53,6 +55,7 @@ class Figures:
         drift_ms: sound that was heard minus time that went by, now; negative is late.
         wall_s: from the first tick's being due to the end.
         ended: why it ended.
+        is_cut_short: the sink took no more, before the end.
     """
 
     counts: Counts = field(default_factory=Counts)
@@ -61,6 +64,7 @@ class Figures:
     drift_ms: float = 0.0
     wall_s: float = 0.0
     ended: str = ""
+    is_cut_short: bool = False
     _recent_ms: deque = field(default_factory=lambda: deque(maxlen=RECENT_TICKS))
     _recent_delay_ms: deque = field(default_factory=lambda: deque(maxlen=RECENT_TICKS))
 
@@ -68,6 +72,11 @@ class Figures:
     def sound_s(self) -> float:
         """Length of the sound, seconds."""
         return float(self.counts.ticks * TIMING.tick_s)
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether any tick had a sound of its own."""
+        return self.counts.ticks > self.counts.ticks_concealed
 
     def add_tick(self, seconds: float) -> None:
         """One tick of the model took this long."""
@@ -87,7 +96,8 @@ class Figures:
         return (
             f"{self.sound_s:.1f} s | tick p50 {p50:.0f} p95 {p95:.0f} ms | A/V delay {delay:.0f} ms"
             f" | drift {self.drift_ms:+.1f} ms | dropped {counts.pictures_unused} pictures,"
-            f" {counts.ticks_skipped + counts.ticks_late} ticks | underruns {counts.underruns}"
+            f" {counts.ticks_skipped + counts.ticks_late + counts.ticks_dropped} ticks"
+            f" | underruns {counts.underruns}"
         )
 
     def summary(self) -> str:
@@ -104,6 +114,7 @@ class Figures:
             f" {counts.pictures} pictures, {counts.pictures_unused} dropped, {counts.ticks_held}"
             f" ticks held one, {counts.packets_damaged} damaged packets;"
             f" {counts.ticks_skipped} ticks skipped, {counts.ticks_late} late,"
+            f" {counts.ticks_dropped} dropped by the sink,"
             f" {counts.underruns} underruns"
         )
 
@@ -114,7 +125,7 @@ class Figures:
             "ended": self.ended,
             "sound_s": round(self.sound_s, 4),
             "wall_s": round(self.wall_s, 3),
-            "samples": self.counts.ticks * TIMING.samples_per_tick,
+            "samples": (self.counts.ticks - self.counts.ticks_dropped) * TIMING.samples_per_tick,
             **asdict(self.counts),
             **{
                 name: dict(zip(("p50", "p95"), np.round(percentiles(values), 2), strict=True))

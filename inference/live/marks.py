@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.marking.manifest import Provenance
@@ -19,6 +20,7 @@ class FileMarks:
         provenance: whether a statement of origin is signed.
         command: the command line, for the statement.
         model, settings: what made the sound; known after the file was opened.
+        failure: why the statement is missing, or empty.
     """
 
     watermark: bool
@@ -26,9 +28,13 @@ class FileMarks:
     command: str
     model: SpatialV2A | None = None
     settings: EngineSettings | None = None
+    failure: str = ""
 
     def sign(self, path: Path, *, out: Path, outputs: Outputs) -> None:
-        """Puts the statement of origin into `path`, which becomes `out`, one of `outputs`."""
+        """Puts the statement of origin into `path`, which becomes `out`, one of `outputs`.
+
+        A recording cannot be made again: where that fails it stays as it is, and `failure` says so.
+        """
         if not self.provenance or self.model is None or self.settings is None:
             return
         assert self.model.folder is not None
@@ -40,4 +46,7 @@ class FileMarks:
             command=self.command,
             settings=settings | {"is_marked": self.watermark},
         )
-        attach(path, origin, out=out, outputs=outputs)
+        try:
+            attach(path, origin, out=out, outputs=outputs)
+        except UserError as error:
+            self.failure = f"{out} is kept without a statement of origin: {error}"

@@ -88,7 +88,7 @@ def run_live(
         except KeyboardInterrupt:
             run.figures.ended = STOPPED
         except SinkClosed as error:
-            run.figures.ended = str(error)
+            run.figures.ended, run.figures.is_cut_short = str(error), True
     finally:
         run.stop()
         queue.close()
@@ -131,7 +131,7 @@ def run_fast(
     except KeyboardInterrupt:
         figures.ended = STOPPED
     except SinkClosed as error:
-        figures.ended = str(error)
+        figures.ended, figures.is_cut_short = str(error), True
     figures.wall_s = time.perf_counter() - start_s
     return figures
 
@@ -197,6 +197,7 @@ class _Player:
             counts.pictures = self._queue.num_pictures
             counts.pictures_unused = self._queue.num_unused
             counts.ticks_concealed = self._concealer.num_filled // TIMING.samples_per_tick
+            counts.ticks_dropped = self._sink.num_dropped
             counts.underruns = self._concealer.num_gaps + self._sink.num_gaps
 
 

@@ -1,6 +1,8 @@
-"""What --source can name, opened and checked: camera, screen, FILE, URL, or - for stdin."""
+"""What --source can name, opened and checked: camera, screen, FILE, FIFO, URL, or - for stdin."""
 
+import os
 import re
+import stat
 import sys
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,11 +14,13 @@ from av.container import InputContainer
 from spatial_v2a.conditioning.video import MAX_ROUNDING_UNIT_S, VideoSource, open_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.live.devices import Device, camera, screen
-from spatial_v2a.inference.live.reader import AvSource, reason_of
+from spatial_v2a.inference.live.reader import AvSource, PipeInput, reason_of
 from spatial_v2a.timing import TIMING
 
 STDIN = "-"
 DEVICES = ("camera", "screen")
+# Names of a descriptor that is open already.
+DESCRIPTOR = re.compile(r"/dev/stdin|(?:/dev|/proc/self)/fd/(\d+)")
 URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)
 # Sent as it happens: what is not taken in time is lost, so times are those of arrival.
 LIVE_SCHEMES = ("rtsp", "rtsps", "rtp", "udp", "srt", "rtmp", "rtmps", "tcp")
@@ -58,16 +62,25 @@ def open_source(name: str, options: SourceOptions) -> AvSource:
     if name in DEVICES:
         find = camera if name == "camera" else screen
         return _device_source(name, find(options.device_name), options)
-    if name == STDIN:
-        return _stdin_source(options)
+    if is_pipe(name):
+        descriptor = _open_pipe(name)
+        try:
+            return pipe_source(descriptor, options, name=name)
+        finally:
+            os.close(descriptor)
     if URL.match(name):
         return _url_source(name, options)
     return file_source(open_video(Path(name)))
 
 
 def is_file(name: str) -> bool:
-    """Whether --source names a file: none of the words, no URL, not stdin."""
-    return name not in (*DEVICES, STDIN) and not URL.match(name)
+    """Whether --source names a file: none of the words, no URL, no pipe."""
+    return name not in DEVICES and not URL.match(name) and not is_pipe(name)
+
+
+def is_pipe(name: str) -> bool:
+    """Whether --source names a pipe: stdin, or a FIFO, which is what <(command) gives, too."""
+    return name == STDIN or Path(name).is_fifo()
 
 
 def check_options(name: str, options: SourceOptions) -> None:
@@ -81,8 +94,12 @@ def check_options(name: str, options: SourceOptions) -> None:
             f"--device-name {options.device_name} fits --source camera and screen, not {name};"
             " leave it out"
         )
+    if is_file(name) and Path(name).exists() and not Path(name).is_dir():
+        _check_regular(name)
     if options.newest and (is_file(name) or name in DEVICES):
-        raise UserError(f"--newest is for a sender behind - or a URL, not for {name}; leave it out")
+        raise UserError(
+            f"--newest is for a sender behind a pipe or a URL, not for {name}; leave it out"
+        )
     if is_file(name) and (options.input_format or options.input_options):
         raise UserError(
             f"--input-format and --input-option do not fit the file {name}; leave them out"
@@ -104,9 +121,22 @@ def file_source(video: VideoSource) -> AvSource:
     )
 
 
-def open_any(url: str, shown: str, options: SourceOptions, defaults: dict) -> InputContainer:
+def _check_regular(name: str) -> None:
+    """Refuses what lies among the files and can neither be read twice nor as it comes."""
+    mode = Path(name).stat().st_mode
+    if stat.S_ISREG(mode):
+        return
+    if re.match(r"/dev/video\d", name):
+        raise UserError(f"{name} is a camera; use --source camera --device-name {name}")
+    kind = "socket" if stat.S_ISSOCK(mode) else "device"
+    raise UserError(f"{name} is a {kind}, no video; name a file, or pipe a video into --source -")
+
+
+def open_any(
+    url: str | PipeInput, shown: str, options: SourceOptions, defaults: dict
+) -> InputContainer:
     """Opens what FFmpeg calls `url`; `shown` is the user's name for it in errors."""
-    has_timeout = bool(URL.match(url))
+    has_timeout = isinstance(url, str) and bool(URL.match(url))
     try:
         return av.open(
             url,
@@ -115,25 +145,38 @@ def open_any(url: str, shown: str, options: SourceOptions, defaults: dict) -> In
             timeout=(OPEN_TIMEOUT_S, READ_TIMEOUT_S) if has_timeout else None,
         )
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        remedy = "check the address and that somebody sends"
-        if not has_timeout:
-            remedy = "give --input-format and --input-option where it is raw video"
+        remedy = "give --input-format and --input-option where it is raw video"
+        if has_timeout:
+            remedy = "check the address and that somebody sends"
+        elif isinstance(url, PipeInput):
+            remedy = f"send MKV, MPEG-TS or fragmented MP4 into it, or {remedy}"
         raise UserError(f"cannot open --source {shown} ({reason_of(error)}); {remedy}") from error
 
 
-def _stdin_source(options: SourceOptions) -> AvSource:
-    if sys.stdin is not None and sys.stdin.isatty():
+def _open_pipe(name: str) -> int:
+    """A new descriptor of a pipe's reading end; a FIFO need not have a writer yet."""
+    if name == STDIN and sys.stdin is not None and sys.stdin.isatty():
         raise UserError("--source - reads stdin, which is a terminal; pipe a video into it")
-    return pipe_source(0, options)
+    try:
+        if match := DESCRIPTOR.fullmatch("/dev/stdin" if name == STDIN else name):
+            return os.dup(int(match[1] or 0))
+        return os.open(name, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise UserError(
+            f"cannot open --source {name} ({error.strerror}); check its permissions, or pipe a"
+            " video into --source -"
+        ) from error
 
 
-def pipe_source(descriptor: int, options: SourceOptions) -> AvSource:
+def pipe_source(descriptor: int, options: SourceOptions, *, name: str = STDIN) -> AvSource:
     """Pictures of an open pipe: each at its own time, the pipe waits; or the newest there."""
     defaults = PROMPT if options.newest else RUNNING
+    pipe = PipeInput(os.dup(descriptor))
     return AvSource(
-        STDIN,
-        lambda: open_any(f"pipe:{descriptor}", STDIN, options, defaults),
+        name,
+        lambda: open_any(pipe, name, options, defaults),
         is_paced=not options.newest,
+        pipe=pipe,
     )
 
 

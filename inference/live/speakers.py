@@ -5,6 +5,7 @@ level tells the drift: when it is empty the gap is concealed and counted, when i
 is cut out with a crossfade. Legend: L samples, C audio channels.
 """
 
+import logging
 import threading
 from collections import deque
 from typing import Any
@@ -15,11 +16,16 @@ from numpy.typing import NDArray
 from spatial_v2a.errors import UserError
 from spatial_v2a.extras import install_command
 from spatial_v2a.inference.live.conceal import FADE_IN_SAMPLES, Concealer, rise
+from spatial_v2a.inference.live.sinks import SinkClosed
 from spatial_v2a.timing import TIMING
+
+log = logging.getLogger(__name__)
 
 # Sound that waits before the first sample is heard, and the most that may wait.
 CUSHION_SAMPLES = 2 * TIMING.samples_per_tick
 MAX_SAMPLES = 6 * TIMING.samples_per_tick
+# A device asks for sound many times a second; one that has not for so many ticks is gone.
+MAX_UNASKED_TICKS = 2 * TIMING.tick_hz
 
 
 class SampleFifo:
@@ -27,6 +33,7 @@ class SampleFifo:
 
     Attributes:
         num_cuts: ticks cut out because the reader was too slow.
+        num_unasked: writes since it was last asked for sound.
     """
 
     def __init__(self) -> None:
@@ -35,7 +42,7 @@ class SampleFifo:
         self._concealer = Concealer()
         self._is_running = False
         self._has_begun = False
-        self.num_cuts = 0
+        self.num_cuts = self.num_unasked = 0
 
     @property
     def level(self) -> int:
@@ -50,6 +57,7 @@ class SampleFifo:
     def write(self, audio_LC: NDArray[np.float32]) -> None:
         """Appends sound [L, 2], L at least 480."""
         with self._lock:
+            self.num_unasked += 1
             if self.level + len(audio_LC) > MAX_SAMPLES:
                 self._waiting.append(_joined(self._waiting.pop(), audio_LC))
                 self.num_cuts += 1
@@ -61,6 +69,7 @@ class SampleFifo:
     def read(self, num_samples: int) -> NDArray[np.float32]:
         """The next samples [num_samples, 2]; before the first cushion is there, silence."""
         with self._lock:
+            self.num_unasked = 0
             if not self._has_begun:
                 return np.zeros((num_samples, TIMING.num_channels), np.float32)
             parts, num_missing = [], num_samples
@@ -88,6 +97,7 @@ class Speakers:
     def __init__(self) -> None:
         self.fifo = SampleFifo()
         sounddevice = _import_sounddevice()
+        self._error: type[Exception] = sounddevice.PortAudioError
         try:
             self._device = sounddevice.OutputStream(
                 samplerate=TIMING.sample_rate_hz,
@@ -113,14 +123,28 @@ class Speakers:
         """Times the device found no sound."""
         return self.fifo.num_gaps
 
+    @property
+    def num_dropped(self) -> int:
+        """Ticks that the device was too slow for."""
+        return self.fifo.num_cuts
+
     def write(self, audio_LC: NDArray[np.float32]) -> None:
-        """Hands sound [L, 2] to the device; does not wait."""
+        """Hands sound [L, 2] to the device; does not wait.
+
+        Raises:
+            SinkClosed: the device is gone.
+        """
+        if not self._device.active or self.fifo.num_unasked > MAX_UNASKED_TICKS:
+            raise SinkClosed("the sound device plays no more")
         self.fifo.write(audio_LC)
 
     def close(self) -> None:
         """Stops the device."""
-        self._device.stop()
-        self._device.close()
+        try:
+            self._device.stop()
+            self._device.close()
+        except self._error as error:  # one that was unplugged
+            log.warning("the sound device does not stop: %s", error)
 
     def _give(self, out_LC: NDArray[np.float32], num_samples: int, *_: Any) -> None:
         out_LC[:] = np.clip(self.fifo.read(num_samples), -1.0, 1.0)
