@@ -1,5 +1,6 @@
 """What the two console scripts share: --version, --quiet, --verbose, and errors as one line."""
 
+import errno
 import io
 import logging
 import os
@@ -67,6 +68,11 @@ def run_app(
         dashed = next((word for word in arguments if word[:1] == "-" and os.path.lexists(word)), "")
         hint = f" For the file of that name write ./{dashed}." if dashed else ""
         return _refuse(f"{error.format_message()}{hint} See {prog_name} --help")
+    except OSError as error:
+        # Any look at a path can find this; all else that the system refuses is told where it is.
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        return _refuse(f"{error.filename}: {error.strerror}; give a shorter name")
     except (typer.Abort, KeyboardInterrupt):
         typer.echo(stopped, err=True)
         return _INTERRUPTED

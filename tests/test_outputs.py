@@ -31,8 +31,10 @@ from spatial_v2a.files import (
     written_folder,
     written_whole,
 )
+from spatial_v2a.inference.cli import run
 from spatial_v2a.inference.dub import Dubber
 from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.inspection.report import plan_inspection
 from spatial_v2a.inference.jobs import DubJob, DubOptions, plan_jobs
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -420,6 +422,24 @@ def test_a_derived_name_that_is_too_long_is_refused_before_the_work(
     assert derived.format(stem=stem) in said and "\n" not in said
     assert said.endswith("(File name too long); give a shorter name with -o")
     plan_jobs([video], out=tmp_path / f"short{suffix}", options=options, report=report)
+
+
+@pytest.mark.parametrize("command", ["dub", "tracks"])
+def test_any_name_that_is_too_long_is_one_line(tmp_path, clip, capsys, command: str) -> None:
+    out = tmp_path / f"{'n' * 255}.{'mp4' if command == 'dub' else 'jsonl'}"
+    for words in ([clip, "-o", out], [out]):
+        assert run([command, *map(str, words)]) == 2
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and said.count("\n") == 1, said
+        assert "too long; give a shorter name" in said
+
+
+def test_a_picture_is_named_after_its_file_so_that_is_to_be_renamed(tmp_path: Path) -> None:
+    path = tmp_path / f"{'n' * 245}.wav"
+    soundfile.write(path, np.zeros((4800, 2)), 48000)
+    with pytest.raises(UserError, match=r"stereo\.png is too long; rename its file"):
+        plan_inspection([path])
+    plan_inspection([path.rename(tmp_path / "short.wav")])
 
 
 # --- reasons and remedies

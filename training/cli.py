@@ -1,6 +1,7 @@
 """Command line `spatial-v2a-train`: record, prepare and train."""
 
 import logging
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -166,6 +167,8 @@ _register_commands()
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    # A polite kill must clean up like Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(run(sys.argv[1:]))
 
 

@@ -1,6 +1,7 @@
 """One file's report: what was measured, what is wrong with it, and both as JSON."""
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,7 +92,10 @@ def plan_inspection(
     for png in pngs:
         if pngs.count(png) > 1:
             raise UserError(f"two files would both have their picture in {png}; inspect them apart")
-        check_writable(png, overwrite=overwrite)
+        longest = os.pathconf(png.parent if png.parent.is_dir() else ".", "PC_NAME_MAX")
+        if len(os.fsencode(png.name)) > longest:
+            raise UserError(f"the picture's name {png.name} is too long; rename its file")
+        check_writable(png, overwrite=overwrite, option="--out")
     return [InspectJob(*parts, overwrite) for parts in zip(files, tracks, pngs, strict=True)]
 
 
