@@ -140,7 +140,7 @@ class Dubber:
         objects: Objects = DEFAULT_OBJECTS,
         detector: str = STAGE,
         sounds: Mapping[str, Concept | None] | None = None,
-        detector_weights: str | Path | None = None,
+        detector_weights: Path | None = None,
     ) -> None:
         if objects not in get_args(Objects):
             raise UserError(f"objects {objects} is unknown; use {' or '.join(get_args(Objects))}")
@@ -148,9 +148,8 @@ class Dubber:
         self.settings = settings or EngineSettings()
         self.objects = objects
         own = detector if detector in get_args(DetectorName) else None
-        self.model = SpatialV2A.from_pretrained(
-            checkpoint, detector=own, detector_weights=detector_weights
-        ).to(self.device)
+        self.model = SpatialV2A.from_pretrained(checkpoint, detector=own).to(self.device)
+        self.model.detector_weights = detector_weights
         config = self.model.config.perception
         self.perceptions = Perceptions(
             self.model.folder,

@@ -341,9 +341,9 @@ def _model(checkpoint: str, device: str, detector: str | None, detector_weights:
     from spatial_v2a.model import SpatialV2A
 
     device = resolve_device(device)
-    return SpatialV2A.from_pretrained(
-        checkpoint, detector=detector, detector_weights=detector_weights
-    ).to(device)
+    model = SpatialV2A.from_pretrained(checkpoint, detector=detector).to(device)
+    model.detector_weights = detector_weights
+    return model
 
 
 @contextmanager

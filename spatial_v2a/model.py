@@ -22,7 +22,6 @@ from spatial_v2a.checkpoint import (
     write_checkpoint,
 )
 from spatial_v2a.config import Config
-from spatial_v2a.errors import UserError
 from spatial_v2a.forks import use_one_thread_in_forks
 from spatial_v2a.frame_stream import FrameStream, find_frame_stream
 from spatial_v2a.generator import Generator
@@ -38,7 +37,9 @@ class SpatialV2A(nn.Module):
         autoencoder, generator: the two trained parts.
         latent_mean_D, latent_std_D: statistics of the posterior means over the training set.
         folder: checkpoint the weights came from, or None for a fresh model.
-        detector_weights: the user's own weights of the detector, or None.
+        detector_weights: your own weights for the detector of the checkpoint, to be set before
+            `stream`: a YOLO11 `.pt`, or a folder of an RT-DETR that transformers wrote; None is the
+            checkpoint's.
     """
 
     def __init__(self, config: Config) -> None:
@@ -76,11 +77,7 @@ class SpatialV2A(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls,
-        path_or_id: str | Path = "stage",
-        *,
-        detector: str | None = None,
-        detector_weights: str | Path | None = None,
+        cls, path_or_id: str | Path = "stage", *, detector: str | None = None
     ) -> Self:
         """Rebuilds a model from a checkpoint folder, on the CPU, in float32, in eval mode.
 
@@ -88,22 +85,17 @@ class SpatialV2A(nn.Module):
             path_or_id: a folder, the name of a bundled checkpoint, or a hub id.
             detector: who finds the boxes, "yolo" (AGPL-3.0) or "rtdetr" (Apache-2.0); None is the
                 checkpoint's own choice.
-            detector_weights: your own weights for it in place of the checkpoint's: a YOLO11 `.pt`,
-                or a folder that transformers wrote of an RT-DETR.
 
         Raises:
             UserError: missing or damaged files, a pickle in the checkpoint, weights that do not
                 fit the config or are not finite, an unknown detector.
         """
-        if detector_weights is not None and not Path(detector_weights).exists():
-            raise UserError(f"no file {detector_weights}; give weights of a detector that are here")
         use_one_thread_in_forks()
         folder = find_checkpoint(path_or_id)
         config = read_config(folder, detector=detector)
         settings = str(folder / CONFIG_FILE)
         model = load_network(lambda: cls(config), folder, MODEL, settings=settings)
         model.folder = folder
-        model.detector_weights = None if detector_weights is None else Path(detector_weights)
         return model.eval()
 
     def stream(
