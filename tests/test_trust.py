@@ -11,7 +11,6 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -23,19 +22,13 @@ from spatial_v2a.archives import read_arrays
 from spatial_v2a.clip import Clip, clip_to_sample, read_shards
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.dino import build_dino
-from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.conditioning.yolo import build_yolo11, load_published_yolo11
 from spatial_v2a.config import load_config
-from spatial_v2a.errors import NotSound, UserError
+from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dub import Dubber
 from spatial_v2a.inference.evaluation.clips import read_metadata
-from spatial_v2a.inference.jobs import plan_jobs
-from spatial_v2a.inference.mux import open_sink
-from spatial_v2a.inference.sound_file import SoundFile
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.stereo import checked_sound
 from spatial_v2a.training.shards import ShardIndex
 from tests.evaluation_clips import make_sample, write_shard
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -356,62 +349,3 @@ def test_weights_that_no_training_leaves_are_refused(
     with pytest.raises(UserError, match=f"{path}: tensor '{names[-1]}' holds a value"):
         model = SpatialV2A.from_pretrained(checkpoint)
         Perception.from_checkpoint(checkpoint, model.config.perception)
-
-
-def spoil(model: SpatialV2A) -> None:
-    """What a fault of the memory does to weights that were sound when they were loaded."""
-    with torch.no_grad():
-        model.autoencoder.decoder.magnitude.bias.fill_(torch.nan)
-
-
-@pytest.mark.parametrize("suffix", [".mp4", ".wav"])
-def test_what_is_no_sound_is_not_written(
-    suffix: str, checkpoint: Path, clip: Path, tmp_path: Path
-) -> None:
-    before = set(tmp_path.rglob("*"))
-    dubber = Dubber(checkpoint)
-    spoil(dubber.model)
-    (job,) = plan_jobs([clip], out=tmp_path / f"out{suffix}", stems=tmp_path / "stems")
-    with pytest.raises(NotSound, match="not finite or 40 dB over full scale"):
-        dubber.dub(job)
-    assert {path for path in tmp_path.rglob("*") if path.is_file()} <= before
-
-
-def test_a_stream_gives_no_sample_that_is_no_sound(checkpoint: Path) -> None:
-    model = SpatialV2A.from_pretrained(checkpoint)
-    spoil(model)
-    with model.stream() as stream, pytest.raises(NotSound, match="damaged checkpoint"):
-        stream.push(np.zeros((48, 64, 3), np.uint8))
-
-
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 101.0, -1e30], ids=str)
-def test_no_sink_takes_what_is_no_sound(value: float, tmp_path: Path, clip: Path) -> None:
-    sound_LC = np.zeros((1600, 2), np.float32)
-    sound_LC[7, 1] = value
-    with SoundFile(tmp_path / "a.wav", open_video(clip)) as file, pytest.raises(NotSound):
-        file.write(sound_LC)
-    with pytest.raises(NotSound), open_sink(tmp_path / "a.mp4", open_video(clip)) as sink:
-        sink.write(sound_LC)
-    checked_sound(np.full((4, 2), 99.0), where="a loud sound")
-
-
-def test_an_original_sound_that_is_not_finite_is_refused(
-    checkpoint: Path, tmp_path: Path, capsys
-) -> None:
-    path = tmp_path / "clip.mkv"
-    with av.open(str(path), "w") as container:
-        picture = container.add_stream("mpeg4", rate=30)
-        picture.width, picture.height, picture.pix_fmt = 64, 48, "yuv420p"
-        sound = container.add_stream("pcm_f32le", rate=48_000, layout="stereo")
-        for number in range(6):
-            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), "rgb24")
-            container.mux(picture.encode(frame))
-            samples = np.full((1, 3200), np.nan if number == 3 else 0.1, np.float32)
-            block = av.AudioFrame.from_ndarray(samples, "flt", "stereo")
-            block.sample_rate, block.pts = 48_000, 1600 * number
-            container.mux(sound.encode(block))
-        container.mux(picture.encode(None))
-    arguments = ["dub", str(path), "--checkpoint", str(checkpoint), "--original", "keep"]
-    assert run(arguments) == 2
-    assert "not finite at 0.1" in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["clip.mkv"]
