@@ -1,5 +1,6 @@
 """Samples that are not finite, or far beyond full scale, are an error and reach no file."""
 
+from contextlib import closing
 from pathlib import Path
 
 import av
@@ -14,6 +15,8 @@ from spatial_v2a.errors import NotSound
 from spatial_v2a.inference.cli import run
 from spatial_v2a.inference.dub import Dubber
 from spatial_v2a.inference.jobs import plan_jobs
+from spatial_v2a.inference.live.session import run_fast
+from spatial_v2a.inference.live.sinks import FileSink
 from spatial_v2a.inference.mux import open_sink
 from spatial_v2a.inference.sound_file import SoundFile
 from spatial_v2a.model import SpatialV2A
@@ -57,6 +60,16 @@ def test_a_stream_gives_no_sample_that_is_no_sound(checkpoint: Path) -> None:
     spoil(model)
     with model.stream() as stream, pytest.raises(NotSound, match="damaged checkpoint"):
         stream.push(np.zeros((48, 64, 3), np.uint8))
+
+
+def test_live_ends_where_there_is_no_sound(checkpoint: Path, clip: Path, tmp_path: Path) -> None:
+    """What came before stays; `live` says why and exits with 1."""
+    model = SpatialV2A.from_pretrained(checkpoint)
+    spoil(model)
+    with model.stream() as stream, closing(FileSink(tmp_path / "a.wav")) as sink:
+        figures = run_fast(stream, open_video(clip), sink)
+    assert figures.is_cut_short and "damaged checkpoint" in figures.ended
+    assert figures.counts.ticks == sink.num_samples == 0
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 101.0, -1e30], ids=str)

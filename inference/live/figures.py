@@ -55,7 +55,7 @@ class Figures:
         drift_ms: sound that was heard minus time that went by, now; negative is late.
         wall_s: from the first tick's being due to the end.
         ended: why it ended.
-        is_cut_short: the sink took no more, before the end.
+        is_cut_short: the sink took no more, or what came was no sound, before the end.
     """
 
     counts: Counts = field(default_factory=Counts)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.conditioning.video import VideoSource
-from spatial_v2a.errors import UserError
+from spatial_v2a.errors import NotSound, UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.ahead import ahead
 from spatial_v2a.inference.live.capture import Capture
@@ -93,7 +93,11 @@ def run_live(
         run.stop()
         queue.close()
         run.join()
-    run.check()
+    try:
+        run.check()
+    except NotSound as error:
+        # What came before it is whole.
+        run.figures.ended, run.figures.is_cut_short = str(error), True
     figures = run.figures
     figures.counts.pictures_unused = queue.num_unused
     figures.wall_s = run.clock.now_s() - run.schedule.start_s
@@ -130,7 +134,7 @@ def run_fast(
             figures.counts.pictures_unused = max(0, video.extent.num_frames - num_shown)
     except KeyboardInterrupt:
         figures.ended = STOPPED
-    except SinkClosed as error:
+    except (SinkClosed, NotSound) as error:
         figures.ended, figures.is_cut_short = str(error), True
     figures.wall_s = time.perf_counter() - start_s
     return figures
