@@ -78,6 +78,9 @@ DetectorWeights = Annotated[
     ),
 ]
 DeviceName = Annotated[Device, typer.Option(help="auto takes a GPU when there is one.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print the result as one JSON object instead of text.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 
 

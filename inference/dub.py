@@ -6,6 +6,7 @@ result = dubber.dub(plan_jobs([Path("clip.mp4")])[0])
 The ticks give dry sound on disk (`inference/dubbing/dry_sound.py`); from it the files are made.
 """
 
+import logging
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -19,19 +20,23 @@ import av
 import numpy as np
 import soundfile
 import torch
+from pydantic import JsonValue
 
 from spatial_v2a.concepts import Concept
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
+from spatial_v2a.conditioning.detector_choice import GENERAL, STAGE, Perceptions
 from spatial_v2a.conditioning.given import GivenTick, given_ticks, overlay_tick
+from spatial_v2a.conditioning.published_weights import weights_path
 from spatial_v2a.conditioning.track_edits import MuteGate, TrackEdits
+from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import Outputs, cannot_write
 from spatial_v2a.inference.ahead import ahead
 from spatial_v2a.inference.dubbing.dry_sound import DrySound
 from spatial_v2a.inference.dubbing.finishing import Finish
+from spatial_v2a.inference.dubbing.heard import HeardObjects, ObjectNotes
 from spatial_v2a.inference.dubbing.object_mix import (
     DEFAULT_OBJECTS,
     NUM_SOLOISTS,
@@ -46,13 +51,16 @@ from spatial_v2a.inference.dubbing.take_files import (
     write_take,
     write_takes_ranking,
 )
-from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
+from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads, used_settings
 from spatial_v2a.inference.jobs import DubJob
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import checkpoint_digest
+from spatial_v2a.inference.stream import folder_of
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.perception_config import DetectorName
 from spatial_v2a.stereo import StereoSummary
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,9 @@ class DubResult:
         wall_s: time from the first frame to the finished files.
         tick_ms: time of each tick in the model (perception, generator, decoder), milliseconds;
             on a CPU the perception of the next tick runs meanwhile, on a thread of its own.
+        objects: what was in the picture, and how loud the first take was meanwhile.
+        settings: all that shaped the sound, as it was used.
+        warning: what to do about a picture that shows next to nothing the model knows, or nothing.
         extras: further files: the ranking of several takes, stems.
         ranking: the ranking in words, or nothing.
     """
@@ -73,6 +84,9 @@ class DubResult:
     duration_s: float
     wall_s: float
     tick_ms: np.ndarray
+    objects: HeardObjects
+    settings: Mapping[str, JsonValue]
+    warning: str = ""
     extras: tuple[Path, ...] = ()
     ranking: str = ""
 
@@ -121,6 +135,10 @@ class SeenTick:
 class Dubber:
     """A loaded checkpoint that dubs one file after another.
 
+    Args:
+        checkpoint: its name or folder, or the model itself, which stays on its device and with
+            its detector.
+
     Attributes:
         model: the model.
         perception: its frozen encoders.
@@ -132,7 +150,7 @@ class Dubber:
 
     def __init__(
         self,
-        checkpoint: str | Path = "stage",
+        checkpoint: str | Path | SpatialV2A = "stage",
         *,
         settings: EngineSettings | None = None,
         device: str = "auto",
@@ -144,15 +162,24 @@ class Dubber:
     ) -> None:
         if objects not in get_args(Objects):
             raise UserError(f"objects {objects} is unknown; use {' or '.join(get_args(Objects))}")
-        self.device = resolve_device(device)
         self.settings = settings or EngineSettings()
         self.objects = objects
         own = detector if detector in get_args(DetectorName) else None
-        self.model = SpatialV2A.from_pretrained(checkpoint, detector=own).to(self.device)
-        self.model.detector_weights = detector_weights
+        if not isinstance(checkpoint, SpatialV2A):
+            where = resolve_device(device)
+            self.model = SpatialV2A.from_pretrained(checkpoint, detector=own).to(where)
+            self.model.detector_weights = detector_weights
+        elif own in (None, checkpoint.config.perception.boxes_from):
+            self.model = checkpoint
+        else:
+            raise UserError(
+                f"detector {own} is not the one that the model was loaded with; load it with"
+                f" from_pretrained(..., detector={own!r})"
+            )
+        self.device = self.model.latent_mean_D.device.type
         config = self.model.config.perception
         self.perceptions = Perceptions(
-            self.model.folder,
+            folder_of(self.model),
             config,
             detector=STAGE if own else detector,
             overrides=sounds,
@@ -161,7 +188,8 @@ class Dubber:
         )
         self.fov_deg = config.default_fov_deg if fov_deg is None else fov_deg
         if not 1 <= self.fov_deg <= 175:
-            raise UserError(f"field of view {self.fov_deg:g} is not in 1..175 degrees; mend --fov")
+            raise UserError(f"field of view {self.fov_deg:g} is not in 1..175 degrees; change it")
+        self._class_names = vocabulary_names(config.boxes.vocabulary)
         self._engines: dict[tuple[int, int], Engine] = {}
 
     @property
@@ -188,7 +216,11 @@ class Dubber:
         """
         start = time.perf_counter()
         config = self.model.config.perception
+        used = self.used_settings(job) | {"seed": self.settings.seed}
+        words = ", ".join(f"{name} {value}" for name, value in used.items())
+        log.info("%s: %s", job.source.path.name, words)
         notes = TakeNotes(job, config)
+        objects = self.object_notes()
         with (
             write_errors_as_user_errors(job.out),
             Outputs(overwrite=job.overwrite) as outputs,
@@ -199,7 +231,7 @@ class Dubber:
             recorder = None
             if job.stems is not None:
                 recorder = StemRecorder(job, config, outputs, stack)
-            tick_ms = self._render(job, sounds, notes, recorder, on_tick)
+            tick_ms = self._render(job, sounds, notes, objects, recorder, on_tick)
             origin = partial(self.origin, job)
             finished = tuple(
                 write_take(job, take, sound, notes, number, outputs=outputs, state_origin=origin)
@@ -211,11 +243,15 @@ class Dubber:
                 extras += write_stems(
                     job, sounds[0], recorder, finish, outputs=outputs, origin=origin(0, finish)
                 )
+        seen = objects.summary()
         return DubResult(
             takes=finished,
             duration_s=float(job.source.duration),
             wall_s=time.perf_counter() - start,
             tick_ms=tick_ms,
+            objects=seen,
+            warning=self.nothing_seen(job, seen),
+            settings=used,
             extras=extras,
             ranking=table,
         )
@@ -232,26 +268,76 @@ class Dubber:
         if not job.options.provenance:
             return None
         assert self.model.folder is not None
-        mix = job.options.mix.model_dump(mode="json")
-        engine = self.settings.model_dump(mode="json", exclude={"seed"})
         return Provenance(
             model=self.model.config.name,
             checkpoint_sha256=checkpoint_digest(self.model.folder),
             seed=self.settings.seed + number,
             command=job.command,
-            settings=engine
-            | {"objects": self.objects, "detector": self.perceptions.name_of(job.source)}
-            | mix
-            | asdict(finish)
-            | {"track": job.options.track}
-            | more,
+            settings=self.used_settings(job) | asdict(finish) | more,
         )
+
+    def used_settings(self, job: DubJob) -> dict[str, JsonValue]:
+        """All that shapes a job's sound besides its seed, as it is used: no value is left open."""
+        # Of the mix, nothing at all is what it says of a loudness that is not asked for.
+        mix = job.options.mix.model_dump(mode="json", exclude_none=True)
+        edits = {} if job.edits is None else asdict(job.edits)
+        given = {} if job.given is None else {"given": job.given.name} | edits
+        return (
+            used_settings(self.model, self.settings)
+            | {
+                "detector": self.perceptions.name_of(job.source),
+                "objects": "apart" if self._is_apart else "together",
+                "fov_deg": self.fov_deg,
+            }
+            | given
+            | mix
+            | {"track": job.options.track}
+        )
+
+    @property
+    def _is_apart(self) -> bool:
+        # Who does not see boxes cannot tell objects apart.
+        return self.objects == "apart" and "boxes" not in self.settings.without
+
+    def nothing_seen(self, job: DubJob, objects: HeardObjects) -> str:
+        """What to do about a picture that shows next to nothing the model knows; else nothing."""
+        if not objects.is_next_to_nothing or "boxes" in self.settings.without:
+            return ""
+        name = job.source.path.name
+        if job.given is not None:
+            return (
+                f"{name}: {job.given} has next to no box in the time of the picture, so the sound"
+                " has nothing to follow; check its times and boxes"
+            )
+        remedies = [*self._other_detectors(job), f"boxes of your own: spatial-v2a tracks {name},"
+                    " write them into its file, then dub with --given FILE"]  # fmt: skip
+        return (
+            f"{name}: next to nothing was seen that has a sound, so there is nothing to follow;"
+            f" try {', or '.join(remedies)}. There are sounds for: {', '.join(self._class_names)}"
+        )
+
+    def _other_detectors(self, job: DubJob) -> list[str]:
+        """Options that take another detector, as far as its weights are there or can be had."""
+        used = self.perceptions.name_of(job.source)
+        names = []
+        if used in get_args(DetectorName):
+            assert self.model.folder is not None
+            others = [name for name in get_args(DetectorName) if name != used]
+            folder = self.model.folder
+            names = [n for n in others if (folder / f"detector-{n}.safetensors").is_file()]
+        words = [f"--detector {name}" for name in names]
+        if used != GENERAL:
+            has_weights = weights_path(GENERAL).is_file()
+            first = "" if has_weights else f" (first: spatial-v2a detectors get {GENERAL})"
+            words.append(f"--detector {GENERAL}{first}")
+        return words
 
     def _render(
         self,
         job: DubJob,
         sounds: list[DrySound],
         notes: TakeNotes,
+        objects: ObjectNotes,
         recorder: StemRecorder | None,
         on_tick: Callable[[int], None] | None,
     ) -> np.ndarray:
@@ -274,11 +360,16 @@ class Dubber:
                 if recorder is not None:
                     recorder.add(tick.features, tick.boxes, sound_of_tick, fov_deg=tick.fov_deg)
                 notes.add(tick.image_HWC, tick.features, heard)
+                objects.add(tick.boxes, heard[0])
                 if on_tick is not None:
                     on_tick(len(times_ms))
         for sound in sounds:
             sound.complete()
         return np.array(times_ms)
+
+    def object_notes(self) -> ObjectNotes:
+        """Takes notes of the objects of a video."""
+        return ObjectNotes(self._class_names)
 
     def object_mix(self, num_takes: int, *, recorder: StemRecorder | None = None) -> ObjectMix:
         """What makes of ticks their sound in every take, as if it were new.
@@ -287,15 +378,13 @@ class Dubber:
             num_takes: take number n draws from seed + n.
             recorder: wants a soloist for each of its sounds.
         """
-        # Who does not see boxes cannot tell objects apart.
-        is_apart = self.objects == "apart" and "boxes" not in self.settings.without
-        num_soloists = NUM_SOLOISTS if is_apart else 0
+        num_soloists = NUM_SOLOISTS if self._is_apart else 0
         if recorder is not None:
             num_soloists = len(recorder.sounds)
         num_streams = 1 + num_soloists
         engine = self._engine(num_takes * num_streams, streams_per_noise=num_streams)
         soloists = Soloists(num_soloists)
-        return ObjectMix(engine, soloists, num_takes=num_takes, is_apart=is_apart)
+        return ObjectMix(engine, soloists, num_takes=num_takes, is_apart=self._is_apart)
 
     def _engine(self, num_streams: int, *, streams_per_noise: int) -> Engine:
         """An engine as if it were new; each kind is made once, for that takes seconds."""

@@ -13,6 +13,7 @@ import typer
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.command_options import (
     OBJECTS_HELP,
+    AsJson,
     Checkpoint,
     Detector,
     DetectorWeights,
@@ -31,7 +32,8 @@ from spatial_v2a.inference.command_options import (
     engine_settings,
 )
 from spatial_v2a.inference.dub_many_command import dub_many, is_there
-from spatial_v2a.inference.dub_output_command import follow, progress_bars, run_job, tell
+from spatial_v2a.inference.dub_output_command import run_job, tell
+from spatial_v2a.inference.progress import progress
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.dubbing.many import Recipe
@@ -81,6 +83,7 @@ def dub(
     ] = None,
     device: DeviceName = Device.auto,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
     report: Annotated[
         bool, typer.Option("--report", help="Also write OUT's NAME.pan.png: source and sound.")
     ] = False,
@@ -242,13 +245,13 @@ def dub(
     found = find_videos(videos)
     if len(found) > 1 or videos[0].is_dir():
         _refuse_for_many(found, given=given, edits=edits, stems=stems, redo=redo)
-        dub_many(found, recipe, num_jobs=jobs, skips=skip_existing)
+        dub_many(found, recipe, num_jobs=jobs, skips=skip_existing, as_json=as_json)
         return
     if redo is not None:
         _refuse_with_redo(given=given, edits=edits, stems=stems, report=report, takes=takes)
-        _redo(found[0], recipe, redo, previous)
+        _redo(found[0], recipe, redo, previous, as_json=as_json)
         return
-    if skip_existing and is_there(found[0], recipe):
+    if skip_existing and is_there(found[0], recipe, as_json=as_json):
         return
     (job,) = plan_jobs(
         found, out=out, overwrite=overwrite, report=report, given=given, edits=edits,
@@ -256,7 +259,7 @@ def dub(
     )  # fmt: skip
     dubber = recipe.make_dubber()
     dubber.check(job)
-    tell(run_job(dubber, job))
+    tell(found[0], run_job(dubber, job), as_json=as_json)
 
 
 def demo(
@@ -273,7 +276,7 @@ def demo(
 
     job = replace(plan_demo(out, overwrite=overwrite), command=command_line())
     dubber = Dubber(DEMO_CHECKPOINT, settings=engine_settings(seed=seed), device=device.value)
-    tell(run_job(dubber, job))
+    tell(job.source.path, run_job(dubber, job), as_json=False)
 
 
 def _refuse_for_many(videos: list[Path], **single: object) -> None:
@@ -293,7 +296,9 @@ def _refuse_with_redo(*, takes: int, report: bool, **others: object) -> None:
         raise UserError(f"{flag} does not go with --redo; leave it out")
 
 
-def _redo(video: Path, recipe: "Recipe", text: str, previous: Path | None) -> None:
+def _redo(
+    video: Path, recipe: "Recipe", text: str, previous: Path | None, *, as_json: bool
+) -> None:
     from spatial_v2a.inference.dubbing.redo import redo
     from spatial_v2a.inference.dubbing.redo_plan import plan_redo
 
@@ -307,6 +312,7 @@ def _redo(video: Path, recipe: "Recipe", text: str, previous: Path | None) -> No
         command=recipe.command,
     )
     dubber = replace(recipe, objects=recipe.objects or plan.objects).make_dubber()
-    with progress_bars() as progress:
-        result = redo(dubber, plan, on_tick=follow(progress, plan.job))
-    tell(result)
+    tick_s = float(plan.job.source.timing.tick_s)
+    with progress(video.name, total_s=plan.ticks.stop * tick_s) as show:
+        result = redo(dubber, plan, on_tick=lambda done: show(done * tick_s))
+    tell(video, result, as_json=as_json)

@@ -1,19 +1,30 @@
 """`spatial-v2a dub` of many files: one after another or several at once, and a table at the end."""
 
+import logging
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from spatial_v2a.inference.dub_output_command import follow, progress_bars
+from spatial_v2a.conditioning.console import is_quiet
+from spatial_v2a.inference.dub_output_command import tell_as_json
+from spatial_v2a.inference.progress import progress
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.dubbing.many import Outcome, Recipe
     from spatial_v2a.inference.jobs import DubJob
 
+log = logging.getLogger(__name__)
 
-def dub_many(videos: list[Path], recipe: "Recipe", *, num_jobs: int, skips: bool) -> None:
+MAX_WIDTH = 200
+
+
+def dub_many(
+    videos: list[Path], recipe: "Recipe", *, num_jobs: int, skips: bool, as_json: bool
+) -> None:
     """Dubs the files one after another or at once, and ends with a table and the exit code."""
     from spatial_v2a.inference.dubbing.many import Outcome, check_many, dub_in_processes, is_done
 
@@ -28,8 +39,16 @@ def dub_many(videos: list[Path], recipe: "Recipe", *, num_jobs: int, skips: bool
         made = _one_by_one(waiting, recipe)
     for number, outcome in enumerate(made, start=1):
         outcomes[outcome.video] = outcome
-        print(f"{number}/{len(waiting)} {_line(outcome)}", flush=True)
-    _tell_many([outcomes[video] for video in videos])
+        if not is_quiet():
+            typer.echo(f"{number}/{len(waiting)} {_line(outcome)}", err=as_json)
+    in_order = [outcomes[video] for video in videos]
+    if as_json:
+        tell_as_json(in_order)
+    elif not is_quiet():
+        _tell_many(in_order)
+    for outcome in in_order:
+        if outcome.result is not None and outcome.result.warning:
+            log.warning("warning: %s", outcome.result.warning)
     if any(outcome.state == "failed" for outcome in outcomes.values()):
         raise typer.Exit(1)
 
@@ -42,48 +61,59 @@ def _one_by_one(videos: list[Path], recipe: "Recipe") -> Iterator["Outcome"]:
 
     make_dubber = cache(recipe.make_dubber)
     for video in videos:
-        with progress_bars() as progress:
+        with ExitStack() as stack:
 
-            def start(job: "DubJob", progress=progress) -> Callable[[int], None]:
-                return follow(progress, job)
+            def start(job: "DubJob", stack=stack) -> Callable[[int], None]:
+                tick_s = float(job.source.timing.tick_s)
+                bar = progress(job.source.path.name, total_s=float(job.source.duration))
+                show = stack.enter_context(bar)
+                return lambda done: show(done * tick_s)
 
             outcome = dub_one(video, recipe, make_dubber, on_start=start)
         yield outcome
 
 
 def _line(outcome: "Outcome") -> str:
-    if outcome.state == "failed":
+    if outcome.result is None:
         return f"failed {outcome.video}: {outcome.message}"
-    return "wrote " + ", ".join(str(take.out) for take in outcome.takes)
+    return "wrote " + ", ".join(str(take.out) for take in outcome.result.takes)
 
 
 def _tell_many(outcomes: list["Outcome"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("video", "what", "length", "took", "x real time", "side/mid", "loudness")
+    table = Table(
+        "video", "what", "length", "took", "x real time", "side/mid", "loudness", "objects"
+    )
     for outcome in outcomes:
         row = [outcome.video.name, outcome.state]
-        if outcome.state == "dubbed":
-            take = outcome.takes[0]
-            speed = outcome.duration_s / outcome.wall_s
-            row += [f"{outcome.duration_s:.1f} s", f"{outcome.wall_s:.1f} s", f"{speed:.2f}"]
+        if (result := outcome.result) is not None:
+            take = result.takes[0]
+            row += [f"{result.duration_s:.1f} s", f"{result.wall_s:.1f} s"]
+            row += [f"{result.real_time_factor:.2f}"]
             row += [f"{take.stereo.side_over_mid_db:+.1f} dB"]
             row += [f"{take.loudness.integrated_lufs:.1f} LUFS"]
+            row += [f"{result.objects.share:.0%}: {result.objects.names}"]
         table.add_row(*row)
-    Console(soft_wrap=True).print(table)
+    # Nothing is known of the width where the table goes into a file or a pipe.
+    width = None if sys.stdout.isatty() else MAX_WIDTH
+    Console(soft_wrap=True, width=width).print(table)
     count = {state: 0 for state in ("dubbed", "skipped", "failed")}
     for outcome in outcomes:
         count[outcome.state] += 1
     print(f"{count['dubbed']} dubbed, {count['skipped']} skipped, {count['failed']} failed")
 
 
-def is_there(video: Path, recipe: "Recipe") -> bool:
+def is_there(video: Path, recipe: "Recipe", *, as_json: bool) -> bool:
     """Whether a video's dub exists already, which is then said."""
-    from spatial_v2a.inference.dubbing.many import is_done
+    from spatial_v2a.inference.dubbing.many import Outcome, is_done
     from spatial_v2a.inference.jobs import default_out
 
-    if is_done(video, recipe):
+    if not is_done(video, recipe):
+        return False
+    if as_json:
+        tell_as_json([Outcome(video, "skipped")])
+    elif not is_quiet():
         print(f"skipped {video}: {default_out(video, recipe.out)} exists")
-        return True
-    return False
+    return True

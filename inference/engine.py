@@ -14,7 +14,7 @@ from functools import partial
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, JsonValue
 from torch import Tensor
 
 from spatial_v2a.conditioning.openvino_graph import has_openvino
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 StreamName = Literal["depth", "boxes", "dino"]
 Weights = Literal["float32", "int8", "bfloat16"]
+# Of PyTorch and OpenVINO while an engine runs on a CPU.
+NUM_CPU_THREADS = 1
 
 
 class EngineSettings(StrictConfig):
@@ -259,6 +261,24 @@ class Engine:
         return shaped_BND.to(self.device, self.dtype)
 
 
+def used_settings(model: SpatialV2A, settings: EngineSettings) -> dict[str, JsonValue]:
+    """What shapes the sound besides the seed, with the checkpoint's own values filled in.
+
+    Args:
+        model: on its device.
+        settings: None in them is the checkpoint's own value.
+    """
+    sampler, device = model.config.sampler, model.latent_mean_D.device
+    chosen = settings.model_dump(mode="json", exclude={"seed"})
+    return chosen | {
+        "nfe": sampler.nfe if settings.nfe is None else settings.nfe,
+        "guidance": sampler.guidance if settings.guidance is None else settings.guidance,
+        "device": device.type,
+        "threads": NUM_CPU_THREADS if device.type == "cpu" else torch.get_num_threads(),
+        "detector": model.config.perception.boxes_from,
+    }
+
+
 def fastest_weights(device: torch.device | str, *, torch_compile: bool = False) -> Weights:
     """What a compiled engine is fastest with on a device; its model in float32."""
     if torch.device(device).type == "cuda":
@@ -287,7 +307,9 @@ def _kind_of_passes(
 
 
 @contextmanager
-def engine_threads(device: torch.device | str, *, num_threads: int = 1) -> Iterator[None]:
+def engine_threads(
+    device: torch.device | str, *, num_threads: int = NUM_CPU_THREADS
+) -> Iterator[None]:
     """Thread policy while an engine runs on the CPU; what was set before comes back.
 
     A tick is many small operations: splitting each over threads costs more than it gains, and one

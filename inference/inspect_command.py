@@ -3,11 +3,13 @@
 Run: spatial-v2a inspect FILE... [--out DIR] [--json]
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from spatial_v2a.inference.plain_json import json_text
+from spatial_v2a.inference.progress import progress
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.inspection.bearings import BoxFinder
@@ -50,25 +52,16 @@ def inspect(
         if not as_json:
             print(as_text(reports[-1]) + "\n", flush=True)
     if as_json:
-        print(json.dumps({"files": [report_json(report) for report in reports]}, indent=1))
+        print(json_text({"files": [report_json(report) for report in reports]}))
     elif len(reports) > 1:
         print(as_table(reports))
 
 
 def _run(job: "InspectJob", finder: "BoxFinder | None") -> "FileReport":
     """Inspects one file, with progress on stderr."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeElapsedColumn
-
     from spatial_v2a.inference.inspection.report import inspect_file
 
-    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    with Progress(*columns, console=console, transient=True, disable=hidden) as progress:
-        task = progress.add_task(job.path.name, total=None)
-
-        def show(what: str, seconds: float) -> None:
-            progress.update(task, description=f"{job.path.name}: {what}, {seconds:.0f} s")
-
-        return inspect_file(job, finder=finder, on_progress=show)
+    with progress(job.path.name) as show:
+        return inspect_file(
+            job, finder=finder, on_progress=lambda what, seconds: show(seconds, doing=what)
+        )

@@ -8,11 +8,11 @@ Legend: H W picture rows and columns, C colours or channels, L samples.
 """
 
 from contextlib import ExitStack
+from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
@@ -21,8 +21,11 @@ from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine import Engine, EngineSettings, Weights, engine_threads
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.strict import StrictConfig
 
 MIN_FOV_DEG, MAX_FOV_DEG = 1, 175
+
+Kind = TypeVar("Kind", bound=StrictConfig)
 
 
 class Stream:
@@ -59,7 +62,8 @@ class Stream:
         weights: Weights = "float32",
     ) -> None:
         self._open: ExitStack | None = None
-        self.settings = _settings(
+        self.settings = checked_config(
+            EngineSettings,
             seed=seed,
             nfe=nfe,
             guidance=guidance,
@@ -71,7 +75,12 @@ class Stream:
         config = model.config.perception
         self.fov_deg = _checked_fov(config.default_fov_deg if fov_deg is None else fov_deg)
         self.max_width = config.max_image_width
-        self._perception = _perception(model)
+        self._perception = Perception.from_checkpoint(
+            folder_of(model),
+            config,
+            device=model.latent_mean_D.device,
+            detector_weights=model.detector_weights,
+        )
         self._engine = Engine(model, settings=self.settings, is_compiled=True)
         self._open = ExitStack()
         self._open.enter_context(engine_threads(self._engine.device))
@@ -154,9 +163,14 @@ def checked_frame(frame_HWC: object) -> NDArray[np.uint8]:
     return frame_HWC
 
 
-def _settings(**values: object) -> EngineSettings:
+def checked_config(kind: type[Kind], **values: object) -> Kind:
+    """A strict config from arguments of the same names.
+
+    Raises:
+        UserError: a value out of range, named as its argument.
+    """
     try:
-        return EngineSettings(**values)
+        return kind(**values)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])
@@ -172,17 +186,15 @@ def _checked_fov(fov_deg: float) -> float:
     return fov_deg
 
 
-def _perception(model: SpatialV2A) -> Perception:
-    """The frozen encoders of a model's checkpoint, on the model's device."""
+def folder_of(model: SpatialV2A) -> Path:
+    """The checkpoint folder that a model came from, which holds its encoders.
+
+    Raises:
+        UserError: it came from none.
+    """
     if model.folder is None:
         raise UserError(
             "this model comes from no checkpoint folder, so it has no encoders; save it with"
             " save_pretrained and load it with from_pretrained"
         )
-    device: torch.device = model.latent_mean_D.device
-    return Perception.from_checkpoint(
-        model.folder,
-        model.config.perception,
-        device=device,
-        detector_weights=model.detector_weights,
-    )
+    return model.folder

@@ -3,12 +3,16 @@
 Run: spatial-v2a tracks VIDEO [-o tracks.jsonl]
 """
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from spatial_v2a.inference.command_options import Detector, DetectorWeights, Sound
+from spatial_v2a.conditioning.console import is_quiet
+from spatial_v2a.inference.command_options import AsJson, Detector, DetectorWeights, Sound
+from spatial_v2a.inference.plain_json import json_text
+from spatial_v2a.inference.progress import progress
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.dubbing.track_writer import TracksJob, TracksResult, TrackWriter
@@ -38,6 +42,7 @@ def tracks(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files that exist.")
     ] = False,
+    as_json: AsJson = False,
     picture: Annotated[
         bool, typer.Option("--picture/--no-picture", help="Also draw NAME.tracks.png.")
     ] = True,
@@ -57,18 +62,29 @@ def tracks(
         detector_weights=detector_weights,
         sounds=sounds,
     )
-    _tell(_run(writer, job))
+    result = _run(writer, job)
+    if as_json:
+        print(json_text({"files": [_row(video, result)]}))
+    elif not is_quiet():
+        _tell(result)
 
 
 def _run(writer: "TrackWriter", job: "TracksJob") -> "TracksResult":
     """Writes one job, with progress on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    tick_s = float(job.source.timing.tick_s)
+    with progress(job.source.path.name, total_s=float(job.source.duration)) as show:
+        return writer.write(job, on_tick=lambda done: show(done * tick_s))
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(job.source.path.name, total=job.source.num_ticks)
-        return writer.write(job, on_tick=lambda done: progress.update(task, completed=done))
+
+def _row(video: Path, result: "TracksResult") -> dict[str, object]:
+    return {
+        "video": video,
+        "out": result.out,
+        "picture": result.picture,
+        "duration_s": result.duration_s,
+        "num_ticks": result.num_ticks,
+        "tracks": [asdict(track) for track in result.tracks],
+    }
 
 
 def _tell(result: "TracksResult") -> None:

@@ -3,12 +3,13 @@
 Run: spatial-v2a watermark detect FILE... [--json]
 """
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from spatial_v2a.inference.plain_json import json_text
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.marking.watermark_detect import WatermarkFinding
@@ -41,15 +42,19 @@ def detect(
             {"file": str(file), **asdict(finding)}
             for file, finding in zip(files, findings, strict=True)
         ]
-        print(json.dumps({"files": rows}, indent=1))
+        print(json_text({"files": rows}))
     if not all(finding.is_marked for finding in findings):
         raise typer.Exit(1)
 
 
 def _verdict(finding: "WatermarkFinding") -> str:
+    from spatial_v2a.inference.marking.watermark_detect import MIN_LENGTH_S
+
     score = f"score {finding.score:.1f}, found from {finding.threshold:.1f}"
     if finding.is_marked:
         return f"watermark found ({score})"
+    if not finding.has_enough_sound and finding.length_s < MIN_LENGTH_S:
+        return f"too short to tell ({finding.length_s:.1f} s; it takes {MIN_LENGTH_S:g} s; {score})"
     if not finding.has_enough_sound:
         return f"too little sound to tell ({finding.num_seconds:.1f} s of sound; {score})"
     return f"no watermark found ({score})"

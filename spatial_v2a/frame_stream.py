@@ -1,10 +1,13 @@
-"""What a model's `stream()` gives, and how the part that runs it is found without importing it.
+"""What a model's `stream()` and `dub()` give, and how what runs them is found, not imported.
 
 The core knows no engine. A package that has one registers a factory with the signature of
-`FrameStreamFactory` in the entry point group `GROUP`; this distribution registers its own.
+`FrameStreamFactory` in the entry point group `GROUP`, and a function with the options of
+`SpatialV2A.dub` in `DUB_GROUP`; this distribution registers its own.
 """
 
+from collections.abc import Callable, Sequence
 from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
@@ -12,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.stereo import StereoSummary
 
-GROUP = "spatial_v2a.stream"
+GROUP, DUB_GROUP = "spatial_v2a.stream", "spatial_v2a.dub"
 
 
 class FrameStream(Protocol):
@@ -62,17 +66,69 @@ class FrameStreamFactory(Protocol):
     ) -> FrameStream: ...
 
 
+class DubbedTake(Protocol):
+    """One soundtrack that was written.
+
+    Attributes:
+        out: its file.
+        stereo: how stereo its generated sound is.
+        files: all files of it.
+    """
+
+    out: Path
+    stereo: StereoSummary
+
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+
+
+class DubbedVideo(Protocol):
+    """What `SpatialV2A.dub` made of a video.
+
+    Attributes:
+        takes: one or several, in the order of their seeds.
+        duration_s, wall_s: length of the picture, and time the work took, seconds.
+        warning: what to do about a picture that shows next to nothing the model knows, or "".
+        out: the file of the first take.
+        real_time_factor: seconds of video per second of work.
+    """
+
+    takes: Sequence[DubbedTake]
+    duration_s: float
+    wall_s: float
+    warning: str
+
+    @property
+    def out(self) -> Path: ...
+
+    @property
+    def real_time_factor(self) -> float: ...
+
+
 def find_frame_stream(group: str = GROUP) -> FrameStreamFactory:
     """The registered factory; of several the first by name.
 
     Raises:
         UserError: nothing is registered, as when the package was installed before it had streams.
     """
+    return _first_registered(group)
+
+
+def find_dub(group: str = DUB_GROUP) -> Callable[..., DubbedVideo]:
+    """The registered function behind `SpatialV2A.dub`; of several the first by name.
+
+    Raises:
+        UserError: nothing is registered, as when the package was installed before it could dub.
+    """
+    return _first_registered(group)
+
+
+def _first_registered(group: str) -> Any:
     points = sorted(_registered(group), key=lambda point: point.name)
     if not points:
         raise UserError(
-            f"nothing is registered to run a stream (entry point group {group}); run make"
-            " setup in the clone again, or pip install -e . there"
+            f"nothing is registered under {group} (an entry point group); run make setup in the"
+            " clone again, or pip install -e . there"
         )
     return points[0].load()
 

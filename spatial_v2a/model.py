@@ -4,6 +4,7 @@ Legend: B streams, T ticks, D latent dimensions.
 """
 
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,7 +24,7 @@ from spatial_v2a.checkpoint import (
 )
 from spatial_v2a.config import Config
 from spatial_v2a.forks import use_one_thread_in_forks
-from spatial_v2a.frame_stream import FrameStream, find_frame_stream
+from spatial_v2a.frame_stream import DubbedVideo, FrameStream, find_dub, find_frame_stream
 from spatial_v2a.generator import Generator
 from spatial_v2a.pan_width import widened
 from spatial_v2a.tensor_files import load_network
@@ -138,6 +139,115 @@ class SpatialV2A(nn.Module):
             without=without,
             fov_deg=fov_deg,
             weights=weights,
+        )
+
+    def dub(
+        self,
+        video: str | Path,
+        out: str | Path | None = None,
+        *,
+        seed: int = 0,
+        nfe: int | None = None,
+        guidance: float | None = None,
+        spatial_guidance: float = 1.0,
+        pan_strength: float = 1.0,
+        without: Sequence[str] = (),
+        detector: str = "auto",
+        sound: str | None = None,
+        fov_deg: float | None = None,
+        objects: Literal["apart", "together"] | None = None,
+        original: Literal["drop", "keep", "duck"] = "drop",
+        original_gain: float = 0.0,
+        gain: float = 0.0,
+        loudness: float | None = None,
+        track: bool = False,
+        given: str | Path | None = None,
+        mute: Sequence[int] = (),
+        solo: Sequence[int] = (),
+        move: Mapping[int, float] | None = None,
+        stems: str | Path | None = None,
+        takes: int = 1,
+        redo: tuple[float, float] | None = None,
+        previous: str | Path | None = None,
+        report: bool = False,
+        overwrite: bool = False,
+        watermark: bool = True,
+        provenance: bool = True,
+        on_tick: Callable[[int], None] | None = None,
+    ) -> DubbedVideo:
+        """Writes a video's picture, untouched, with generated sound; as `spatial-v2a dub` does.
+
+        Args:
+            video: file to dub.
+            out: output file (mp4, m4v, mov, mkv, webm, wav, flac) or folder; None writes
+                `NAME.dubbed` beside the video.
+            seed: same seed, same video, same machine: same samples.
+            nfe: evaluations of the head per tick; None is the checkpoint's own number.
+            guidance: weight of everything seen, 0..20; 1 is plain, None the checkpoint's own.
+            spatial_guidance: weight of depth and boxes, 0..20; 1 is plain.
+            pan_strength: width of the pan, 0..2; 0 is mono, 1 the checkpoint's own.
+            without: what to leave out, of "depth", "boxes" and "dino".
+            detector: who finds the boxes: "auto" looks which one knows more of the video, "stage"
+                is the model's own, or a name that `spatial-v2a detectors` lists.
+            sound: what things sound like, as `car=engine,tv=silent`.
+            fov_deg: horizontal field of view of the picture in degrees, 1..175.
+            objects: several objects heard "apart" (None is this), or "together"; for a redo None
+                is as in the earlier dub.
+            original: the video's own sound left out, kept, or kept with the new one ducked.
+            original_gain, gain: gain of the original and of the generated sound, dB.
+            loudness: programme loudness of the result, LUFS; None leaves it.
+            track: whether the sound is a further track beside the others.
+            given: JSONL of boxes and depth used instead of detected ones.
+            mute, solo: ids of objects in `given`, to silence or to keep alone.
+            move: degrees by id that an object of `given` is shifted by, positive to the left.
+            stems: folder for one sound per object.
+            takes: soundtracks with seeds one after another, ranked.
+            redo: only this range is made again, from and to in seconds.
+            previous: the earlier dub whose sound stays around `redo`.
+            report: whether the pan picture is drawn, too.
+            overwrite: whether files that exist are replaced.
+            watermark, provenance: whether the samples are marked, and the file's origin signed.
+            on_tick: called with the number of ticks of 1/30 s that are done.
+
+        Returns:
+            The files written, how long it took, and what was seen.
+
+        Raises:
+            UserError: an option out of range, a video that cannot be dubbed, outputs that exist, a
+                model without a checkpoint folder.
+        """
+        return find_dub()(
+            self,
+            video,
+            out,
+            seed=seed,
+            nfe=nfe,
+            guidance=guidance,
+            spatial_guidance=spatial_guidance,
+            pan_strength=pan_strength,
+            without=without,
+            detector=detector,
+            sound=sound,
+            fov_deg=fov_deg,
+            objects=objects,
+            original=original,
+            original_gain=original_gain,
+            gain=gain,
+            loudness=loudness,
+            track=track,
+            given=given,
+            mute=mute,
+            solo=solo,
+            move=move,
+            stems=stems,
+            takes=takes,
+            redo=redo,
+            previous=previous,
+            report=report,
+            overwrite=overwrite,
+            watermark=watermark,
+            provenance=provenance,
+            on_tick=on_tick,
         )
 
     def save_pretrained(

@@ -87,8 +87,8 @@ def test_the_mark_survives(marked_LC: np.ndarray, attack) -> None:
 
 def test_unmarked_sound_is_not_found() -> None:
     """With and without a codec; the scores also lie where chance puts them."""
-    findings = [detect_watermark(step_sound(100 + n, 3.0), RATE_HZ) for n in range(20)]
-    coded_sounds = [coded(step_sound(200 + n, 3.0), "aac", "adts") for n in range(10)]
+    findings = [detect_watermark(step_sound(100 + n, 5.0), RATE_HZ) for n in range(20)]
+    coded_sounds = [coded(step_sound(200 + n, 5.0), "aac", "adts") for n in range(10)]
     findings += [detect_watermark(*sound) for sound in coded_sounds]
     scores = [finding.score for finding in findings]
     assert not any(finding.is_marked for finding in findings), f"highest score {max(scores):.2f}"
@@ -171,7 +171,7 @@ def test_a_marked_part_of_a_long_file_is_found(tmp_path: Path) -> None:
 def test_command_exits_with_0_when_all_are_marked_and_1_when_one_is_not(
     tmp_path: Path, marked_LC: np.ndarray
 ) -> None:
-    sounds = {"marked": marked_LC, "plain": step_sound(1), "short": step_sound(1, 0.5)}
+    sounds = {"marked": marked_LC, "plain": step_sound(1), "short": step_sound(1, 3.0)}
     paths = {name: str(tmp_path / f"{name}.wav") for name in sounds}
     for name, sound_LC in sounds.items():
         soundfile.write(paths[name], sound_LC, RATE_HZ)
@@ -182,7 +182,7 @@ def test_command_exits_with_0_when_all_are_marked_and_1_when_one_is_not(
     every = runner.invoke(watermark_app, ["detect", *paths.values()])
     assert every.exit_code == 1
     assert "plain.wav: no watermark found" in every.stdout
-    assert "short.wav: too little sound to tell" in every.stdout
+    assert "short.wav: too short to tell (3.0 s; it takes 5 s; score" in every.stdout
     rows = json.loads(runner.invoke(watermark_app, ["detect", *paths.values(), "--json"]).stdout)
     assert [row["is_marked"] for row in rows["files"]] == [True, False, False]
 

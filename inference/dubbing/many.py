@@ -20,7 +20,6 @@ from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.files import check_writable
 from spatial_v2a.inference.dub import Dubber, DubResult
 from spatial_v2a.inference.dubbing.object_mix import DEFAULT_OBJECTS, Objects
-from spatial_v2a.inference.dubbing.take_files import FinishedTake
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.jobs import (
     DubJob,
@@ -100,16 +99,13 @@ class Outcome:
     Attributes:
         video: the file.
         state: how it ended.
-        takes: the files made of it.
-        duration_s, wall_s: length of the picture, and time it took.
+        result: of the dub, where there was one.
         message: why it failed.
     """
 
     video: Path
     state: Literal["dubbed", "skipped", "failed"]
-    takes: tuple[FinishedTake, ...] = ()
-    duration_s: float = 0.0
-    wall_s: float = 0.0
+    result: DubResult | None = None
     message: str = ""
 
 
@@ -187,7 +183,7 @@ def dub_one(
 
 def outcome_of(video: Path, result: DubResult) -> Outcome:
     """The outcome of a dub that went well."""
-    return Outcome(video, "dubbed", result.takes, result.duration_s, result.wall_s)
+    return Outcome(video, "dubbed", result)
 
 
 def dub_in_processes(videos: list[Path], recipe: Recipe, num_jobs: int) -> Iterator[Outcome]:

@@ -18,6 +18,7 @@ from spatial_v2a.autoencoder import split_latents
 from spatial_v2a.files import Outputs
 from spatial_v2a.inference.dub import Dubber, DubResult, write_errors_as_user_errors
 from spatial_v2a.inference.dubbing.finishing import Finish, plan_finish
+from spatial_v2a.inference.dubbing.heard import ObjectNotes
 from spatial_v2a.inference.dubbing.mixing import Extent, mixed_pieces
 from spatial_v2a.inference.dubbing.redo_plan import RedoPlan
 from spatial_v2a.inference.dubbing.splice import AacPackets
@@ -47,12 +48,13 @@ def redo(
     """
     begin = time.perf_counter()
     (take,) = plan.job.takes
+    objects = dubber.object_notes()
     with (
         write_errors_as_user_errors(take.out),
         Outputs(overwrite=plan.job.overwrite) as outputs,
     ):
         outputs.follow_links(plan.job.paths)
-        new_LC, times_ms = _draw(dubber, plan, on_tick)
+        new_LC, times_ms = _draw(dubber, plan, objects, on_tick)
         meter = StereoMeter()
         for start in range(0, len(new_LC), TIMING.samples_per_tick):
             meter.add(new_LC[start : start + TIMING.samples_per_tick])
@@ -66,11 +68,15 @@ def redo(
         )
     stereo = summarize(meter.energies_TE)
     made = FinishedTake(take.out, None, stereo, loudness, finish, sidecars)
+    seen = objects.summary()
     return DubResult(
         takes=(made,),
         duration_s=len(plan.ticks) * float(TIMING.tick_s),
         wall_s=time.perf_counter() - begin,
         tick_ms=times_ms,
+        objects=seen,
+        warning=dubber.nothing_seen(plan.job, seen),
+        settings=dubber.used_settings(plan.job) | {"seed": dubber.settings.seed},
     )
 
 
@@ -93,7 +99,7 @@ def history_latents(model: SpatialV2A, audio_LC: np.ndarray, *, pan_strength: fl
 
 
 def _draw(
-    dubber: Dubber, plan: RedoPlan, on_tick: Callable[[int], None] | None
+    dubber: Dubber, plan: RedoPlan, objects: ObjectNotes, on_tick: Callable[[int], None] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """New sound [L, 2] of the plan's ticks, and the milliseconds that each took."""
     history_TD = _history(dubber, plan)
@@ -109,6 +115,7 @@ def _draw(
                 mix.follow(tick.features, tick.boxes, history_TD[number - plan.context.start])
             else:
                 pieces.append(mix.step(tick.features, tick.boxes).mix_NLC[0])
+                objects.add(tick.boxes, pieces[-1])
                 times_ms.append(1e3 * (tick.seconds + time.perf_counter() - begin))
             if on_tick is not None:
                 on_tick(number + 1)

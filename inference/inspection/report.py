@@ -1,6 +1,5 @@
 """One file's report: what was measured, what is wrong with it, and both as JSON."""
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -214,18 +213,7 @@ def as_json(report: FileReport) -> dict[str, object]:
         }
     if report.swap is not None:
         values["picture"] = asdict(report.swap) | {"rule": RULE}
-    return _plain(values)
-
-
-def _plain(value):
-    """Numbers with six digits and None for what is not finite, so that every parser reads it."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}") if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
+    return values
 
 
 def _make_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs
-from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.engine import EngineSettings, used_settings
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach, checkpoint_digest
 from spatial_v2a.model import SpatialV2A
@@ -38,7 +38,7 @@ class FileMarks:
         if not self.provenance or self.model is None or self.settings is None:
             return
         assert self.model.folder is not None
-        settings = self.settings.model_dump(mode="json", exclude={"seed"})
+        settings = used_settings(self.model, self.settings)
         origin = Provenance(
             model=self.model.config.name,
             checkpoint_sha256=checkpoint_digest(self.model.folder),

@@ -45,6 +45,8 @@ NUM_OFFSETS = NUM_CELLS * HOPS_PER_CELL
 WINDOW_SAMPLES = 10 * TIMING.sample_rate_hz
 # Scores are taken over two blocks that follow each other, so that a marked part is found too.
 HOPS_PER_BLOCK = 5 * TIMING.sample_rate_hz // HOP_SAMPLES
+# The mark repeats after 4.1 s: in a file shorter than this it may go unnoticed.
+MIN_LENGTH_S = 5.0
 MIN_SOUND_S = 1.0
 # A frame counts as sound above this level, and within this range of the window's loudest.
 MIN_LEVEL_DB = -80.0
@@ -59,11 +61,13 @@ class WatermarkFinding:
 
     Attributes:
         is_marked: the watermark is there.
-        has_enough_sound: False when there is too little sound to tell (never with `is_marked`).
+        has_enough_sound: False when the file is too short, or holds too little sound, to tell
+            (never with `is_marked`).
         score: highest score over all parts and offsets, in standard deviations.
         threshold: score from which the watermark counts as found, for this length.
         p_value: bound on the chance that an unmarked sound scores as high.
         num_seconds: seconds that hold sound.
+        length_s: length of the file, seconds.
     """
 
     is_marked: bool
@@ -72,6 +76,7 @@ class WatermarkFinding:
     threshold: float
     p_value: float
     num_seconds: float
+    length_s: float
 
 
 def detect_watermark(audio_LC: ArrayLike, sample_rate_hz: int) -> WatermarkFinding:
@@ -139,10 +144,11 @@ def _windows(pieces: Iterable[NDArray[np.float32]]) -> Iterator[NDArray[np.float
 def _search(pieces: Iterable[NDArray[np.float32]]) -> WatermarkFinding:
     """The best of every two neighbouring blocks and of all blocks together."""
     last_PHB = together_PHB = np.zeros((NUM_CELLS, HOPS_PER_CELL, NUM_BANDS), np.float32)
-    scores, num_blocks, num_seconds, first_hop = [0.0], 0, 0.0, 0
+    scores, num_blocks, num_seconds, first_hop, num_samples = [0.0], 0, 0.0, 0, 0
     for audio_LC in _windows(pieces):
         power_NK = _power(np.nan_to_num(audio_LC, posinf=0.0, neginf=0.0))
         active_s = _active_s(power_NK)
+        num_samples += len(audio_LC)
         num_seconds += active_s
         white_NK = _whiten(power_NK) if active_s > 0 else np.zeros_like(power_NK)
         for start in range(0, len(white_NK), HOPS_PER_BLOCK):
@@ -156,13 +162,15 @@ def _search(pieces: Iterable[NDArray[np.float32]]) -> WatermarkFinding:
         scores.append(_best(together_PHB))
     score, num_trials = max(scores), NUM_OFFSETS * (len(scores) - 1)
     threshold = float(scipy.stats.norm.isf(MAX_FALSE_ALARM / num_trials))
+    is_marked, length_s = score > threshold, num_samples / TIMING.sample_rate_hz
     return WatermarkFinding(
-        is_marked=score > threshold,
-        has_enough_sound=num_seconds >= MIN_SOUND_S or score > threshold,
+        is_marked=is_marked,
+        has_enough_sound=is_marked or (length_s >= MIN_LENGTH_S and num_seconds >= MIN_SOUND_S),
         score=score,
         threshold=threshold,
         p_value=min(1.0, num_trials * float(scipy.stats.norm.sf(score))),
         num_seconds=num_seconds,
+        length_s=length_s,
     )
 
 

@@ -1,0 +1,80 @@
+"""How far the work on a file is: a bar on a terminal, else a line every few seconds; on stderr.
+
+    with progress("clip.mp4", total_s=60.0) as show:
+        show(12.3)
+
+Nothing with --quiet.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+import typer
+
+from spatial_v2a.conditioning.console import is_quiet
+
+LINE_EVERY_S = 5.0
+
+
+class Show(Protocol):
+    """Shows how far the work is."""
+
+    def __call__(self, done_s: float, *, doing: str = "") -> None:
+        """`done_s` seconds of the file are done; `doing` names the part under way."""
+
+
+@contextmanager
+def progress(name: str, *, total_s: float | None = None) -> Iterator[Show]:
+    """Within, the callback that it gives shows how far the work on a file is.
+
+    Args:
+        name: of the file.
+        total_s: its length in seconds, if that is known.
+    """
+    if is_quiet():
+        yield lambda done_s, *, doing="": None
+    elif sys.stderr.isatty():
+        with _bar(name, total_s) as show:
+            yield show
+    else:
+        yield _Lines(name, total_s)
+
+
+class _Lines:
+    """Prints a line when the last one is some seconds old."""
+
+    def __init__(self, name: str, total_s: float | None) -> None:
+        self._name, self._total_s = name, total_s
+        self._begun_s = self._last_s = time.monotonic()
+
+    def __call__(self, done_s: float, *, doing: str = "") -> None:
+        now_s = time.monotonic()
+        if now_s - self._last_s < LINE_EVERY_S:
+            return
+        self._last_s = now_s
+        line = f"{self._name}: {doing + ', ' if doing else ''}{done_s:.1f} s"
+        if self._total_s is not None:
+            left_s = (now_s - self._begun_s) * (self._total_s - done_s) / max(done_s, 1e-9)
+            line += f" of {self._total_s:.1f} s, about {max(left_s, 0):.0f} s left"
+        typer.echo(line, err=True)
+
+
+@contextmanager
+def _bar(name: str, total_s: float | None) -> Iterator[Callable[..., None]]:
+    """A bar that goes when the work is done."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description} {task.completed:.1f} s")
+    with Progress(
+        text, BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
+    ) as bar:
+        task = bar.add_task(name, total=total_s)
+
+        def show(done_s: float, *, doing: str = "") -> None:
+            bar.update(task, completed=done_s, description=f"{name}: {doing}," if doing else name)
+
+        yield show
