@@ -2,6 +2,7 @@
 
 import json
 import logging
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from spatial_v2a.conditioning.openvino_graph import SWITCH
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.inference import progress as progress_module
 from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dubbing.heard import ObjectNotes
+from spatial_v2a.inference.dub import Dubber
+from spatial_v2a.inference.dubbing.heard import HeardObjects, ObjectNotes
+from spatial_v2a.inference.jobs import plan_jobs
 from spatial_v2a.inference.marking.reading import read_provenance
 from spatial_v2a.inference.plain_json import json_text
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -73,7 +76,7 @@ def test_a_picture_of_nothing_is_said_with_remedies_that_work(
     assert "objects in 0% of the picture's ticks: nothing it knows" in capsys.readouterr().out
     (warning,) = [text for text in caplog.messages if "next to nothing" in text]
     assert "--given FILE" in warning and "bell" in warning
-    assert "--detector" not in warning, "the tiny checkpoint has no other detector"
+    assert "--detector rtdetr" not in warning, "the tiny checkpoint has no such weights"
     # The remedy: boxes written into the file of `tracks`.
     assert run(["tracks", str(clip), "--checkpoint", str(checkpoint), "--no-picture"]) == 0
     tracks = clip.with_name("clip.tracks.jsonl")
@@ -83,13 +86,16 @@ def test_a_picture_of_nothing_is_said_with_remedies_that_work(
     caplog.clear()
     assert dub(clip, checkpoint, "--given", tracks) == 0
     assert "objects in 100% of the picture's ticks: bell 0.4 s" in capsys.readouterr().out
-    assert not caplog.messages
+    assert not any("next to nothing" in text for text in caplog.messages)
 
 
-def test_other_detectors_are_named_where_their_weights_are() -> None:
-    from spatial_v2a.inference.dub import Dubber
-
-    assert Dubber("stage", device="cpu")._other_detectors() == ["rtdetr"]
+def test_other_detectors_are_named_where_their_weights_are(tmp_path: Path) -> None:
+    clip = Path(str(resources.files("spatial_v2a").joinpath("bundled", "demo", "clip.mp4")))
+    (job,) = plan_jobs([clip], out=tmp_path)
+    dubber = Dubber("stage", device="cpu")
+    said = dubber.nothing_seen(job, HeardObjects(0.0, ()))
+    assert "--detector rtdetr" in said and "--detector nanodet" in said
+    assert dubber.nothing_seen(job, HeardObjects(0.5, ())) == ""
 
 
 def test_dub_as_json(clip: Path, checkpoint: Path, capsys) -> None:
