@@ -162,7 +162,7 @@ def test_a_statement_of_origin_leaves_no_value_open(clip: Path, checkpoint: Path
     assert report is not None and report.provenance is not None
     settings = report.provenance.settings
     assert None not in settings.values(), settings
-    expected = {"nfe": 15, "guidance": 1.0, "device": "cpu", "threads": 1, "detector": "yolo"}
+    expected = {"nfe": 3, "guidance": 1.0, "device": "cpu", "threads": 1, "detector": "yolo"}
     assert expected.items() <= settings.items()
     assert settings["objects"] == "together", "without boxes nothing can be told apart"
     assert settings["fov_deg"] > 0
