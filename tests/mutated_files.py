@@ -57,6 +57,7 @@ SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".gif", ".txt", "")
 
 def write_seeds(folder: Path) -> dict[str, bytes]:
     """Whole files of every recipe that this FFmpeg can make, by name."""
+    os.environ["SVT_LOG"] = "1"  # errors only
     for name, codec, sound in RECIPES:
         if codec in av.codecs_available and (sound is None or sound in av.codecs_available):
             _write_video(folder / name, codec, sound)
