@@ -28,4 +28,4 @@ def test_sixty_files_end_with_a_dub_or_one_line(
     assert not summary.faults, "\n".join(map(str, summary.faults))
     endings = {ending for (_, ending), count in summary.counts.items() if count}
     assert endings == {"dubbed", "refused"}, summary.table()
-    assert summary.peak_mb < 2000, f"{summary.peak_mb:.0f} MB"
+    assert summary.peak_mb < 6000, f"{summary.peak_mb:.0f} MB"
