@@ -29,6 +29,8 @@ import numpy as np
 import soundfile
 
 LIMIT_S = 60.0
+# Every dub in one process leaves its traced networks behind (90 MB): then a new child goes on.
+RENEW_MB = 3000.0
 NUM_FRAMES, SIZE_HW = 10, (48, 64)
 # Name of the file, encoder of its picture, encoder of its sound or None.
 RECIPES = (
@@ -274,6 +276,8 @@ class Child:
         answer = self._answer(LIMIT_S)
         seconds = time.monotonic() - begin
         if answer is not None:
+            if answer["peak_mb"] > RENEW_MB:
+                self.close()
             return Ending(seconds=seconds, **answer)
         code = self._process.poll()
         self.close()

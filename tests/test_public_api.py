@@ -33,8 +33,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 
 def test_checkpoint_methods_keep_their_parameters() -> None:
-    expected = ["path_or_id", "detector", "detector_weights"]
-    assert _parameters(SpatialV2A.from_pretrained) == expected
+    assert _parameters(SpatialV2A.from_pretrained) == ["path_or_id", "detector"]
     expected = ["self", "folder", "card", "perception", "overwrite"]
     assert _parameters(SpatialV2A.save_pretrained) == expected
     assert _parameters(SpatialV2A.push_to_hub) == ["self", "repo_id", "private", "card"]
