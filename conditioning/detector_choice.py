@@ -69,6 +69,9 @@ class Perceptions:
     _choices: dict[VideoSource, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.detector_weights is not None and self.detector == AUTO:
+            # Who brings weights has chosen.
+            self.detector = STAGE
         if self.detector_weights is not None:
             if self.detector not in (AUTO, STAGE):
                 raise UserError(
