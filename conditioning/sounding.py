@@ -29,9 +29,13 @@ SMOOTHING_S = 0.3
 RESTING_S = 0.7
 # A picture that stays the same for longer than this is no film of few pictures: nothing moves.
 STILL_S = 0.35
-# On the screen of a game: the world goes by so fast, in picture widths a second, for so long, and
-# the thing stays where it was by so much of the picture.
-WORLD_GOES_BY, GLUED_S, GLUED_PLACE = 0.05, 1.5, 0.004
+# Part of the screen and not of the world: the world goes by so fast, in picture widths a second,
+# for so long, and the box stays where it was, by so much of the picture; at its border by more, for
+# a weapon in a player's hand bobs. A runner whom the camera follows is in the middle, less still.
+WORLD_GOES_BY, GLUED_S = 0.05, 1.5
+GLUED_PLACE, GLUED_PLACE_AT_BORDER, BORDER = 0.006, 0.06, 0.03
+# A place of the screen is forgotten when the world went by for so long without a box there.
+FORGET_SPOT_S = 10.0
 # Level falls by 6 dB a doubling of the distance. The generator was trained on a game in which it
 # falls by 1; the rest is added here. Nothing is louder than the generator makes it.
 REFERENCE_M = 4.0
@@ -51,19 +55,49 @@ class _Thing:
         speed: smoothed, in heights of its box a second.
         is_moving: whether it has set out and not come to rest.
         rest_ticks: for how long it has been at rest since it moved.
-        place: where it was on the screen when the world began to go by.
-        glued_ticks: for how long it has kept that place meanwhile.
-        is_glued: whether it is part of the screen and not of the world.
         last_tick: when it was seen last.
     """
 
     speed: float = 0.0
     is_moving: bool = False
     rest_ticks: int = 0
-    place: tuple[float, float] = (-1.0, -1.0)
-    glued_ticks: int = 0
-    is_glued: bool = False
     last_tick: int = 0
+
+
+@dataclass
+class _Spot:
+    """A place on the screen where boxes were while the world went by, under whatever id.
+
+    Attributes:
+        box: the first of them; it stays, or a place would follow what moves slowly.
+        glued_ticks: for how long.
+        empty_ticks: for how long there has been none since.
+    """
+
+    box: Box
+    glued_ticks: int = 0
+    empty_ticks: int = 0
+
+    @property
+    def is_screen(self) -> bool:
+        """Whether what is here is part of the screen."""
+        return self.glued_ticks >= GLUED_S * TIMING.tick_hz
+
+    def is_of(self, box: Box) -> bool:
+        """Whether a box lies here."""
+        middle_x, middle_y = (box.cx + self.box.cx) / 2, (box.cy + self.box.cy) / 2
+        reach_x, reach_y = box.w / 2 + BORDER, box.h / 2 + BORDER
+        at_border = (
+            min(middle_x - reach_x, middle_y - reach_y) < 0
+            or max(middle_x + reach_x, middle_y + reach_y) > 1
+        )
+        limit = GLUED_PLACE_AT_BORDER if at_border else GLUED_PLACE
+        return math.hypot(box.cx - self.box.cx, box.cy - self.box.cy) < limit
+
+    def is_around(self, box: Box) -> bool:
+        """Whether a box covers the middle of this place."""
+        is_beside = abs(box.cx - self.box.cx) < box.w / 2
+        return is_beside and abs(box.cy - self.box.cy) < box.h / 2
 
 
 @dataclass(frozen=True)
@@ -102,6 +136,7 @@ class Sounding:
         """Forgets every thing and the last picture."""
         self._motion.reset()
         self._things: dict[int, _Thing] = {}
+        self._spots: list[_Spot] = []
         self._change: Change | None = None
         self._still_ticks = 0
         self._aspect = 4 / 3
@@ -127,9 +162,11 @@ class Sounding:
         result = HeardAndSilent()
         ridden = [box for box in boxes if CONCEPTS[box.class_index].name in RIDDEN]
         background = 0.0 if self._change is None else self._change.background_speed
+        if self._change is not None:
+            self._note_spots(boxes, self._change)
         for box in boxes:
             concept = CONCEPTS[box.class_index]
-            thing = self._things.setdefault(box.track_id, _Thing(place=(box.cx, box.cy)))
+            thing = self._things.setdefault(box.track_id, _Thing())
             thing.last_tick = self._tick
             if self._change is not None:
                 self._follow(thing, box, self._change, background)
@@ -137,7 +174,8 @@ class Sounding:
                 _rest(thing, ticks=1)
             is_at_rest = not (thing.is_moving or concept.sounds_at_rest)
             index = sound_index(concept)
-            if index is None or is_at_rest or thing.is_glued or _is_rider(box, concept, ridden):
+            is_screen = any(spot.is_screen and spot.is_of(box) for spot in self._spots)
+            if index is None or is_at_rest or is_screen or _is_rider(box, concept, ridden):
                 result.silent.append(box)
                 continue
             depth_m = _depth_m(box, concept, fov_deg=fov_deg, aspect=self._aspect)
@@ -160,18 +198,28 @@ class Sounding:
             thing.is_moving, thing.rest_ticks = True, 0
         elif thing.speed < COMES_TO_REST:
             _rest(thing, ticks=change.ticks)
-        self._note_glued(thing, box, change)
 
-    def _note_glued(self, thing: _Thing, box: Box, change: Change) -> None:
-        """Takes in whether a thing keeps its place on the screen while the world goes by."""
-        x, y = change.carried(box.cx, box.cy)
-        moved = math.hypot(x - box.cx, y - box.cy)
-        is_kept = math.hypot(box.cx - thing.place[0], box.cy - thing.place[1]) < GLUED_PLACE
-        if not is_kept:
-            thing.place, thing.glued_ticks, thing.is_glued = (box.cx, box.cy), 0, False
-        elif moved * TIMING.tick_hz / change.ticks > WORLD_GOES_BY:
-            thing.glued_ticks += change.ticks
-            thing.is_glued |= thing.glued_ticks >= GLUED_S * TIMING.tick_hz
+    def _note_spots(self, boxes: Sequence[Box], change: Change) -> None:
+        """Takes in which places of the screen keep their boxes while the world goes by."""
+        for box in boxes:
+            x, y = change.carried(box.cx, box.cy)
+            speed = math.hypot(x - box.cx, y - box.cy) * TIMING.tick_hz / change.ticks
+            if speed < WORLD_GOES_BY:
+                continue
+            spot = next((spot for spot in self._spots if spot.is_of(box)), None)
+            for other in self._spots:
+                # What lies around a place and not in it has moved on the screen.
+                if other is not spot and other.is_around(box):
+                    other.glued_ticks = max(0, other.glued_ticks - 2 * change.ticks)
+            if spot is None:
+                spot = _Spot(box)
+                self._spots.append(spot)
+            spot.empty_ticks = 0
+            spot.glued_ticks += change.ticks
+        for spot in self._spots:
+            spot.empty_ticks += change.ticks
+        limit = FORGET_SPOT_S * TIMING.tick_hz
+        self._spots = [spot for spot in self._spots if spot.empty_ticks < limit]
 
 
 def _rest(thing: _Thing, *, ticks: int) -> None:

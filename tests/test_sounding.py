@@ -93,6 +93,26 @@ def test_a_dial_on_the_screen_is_silent_while_the_world_goes_by() -> None:
     assert heard[55:] == [set()] * 20
 
 
+def test_a_weapon_in_the_hand_is_silent_whatever_its_track_is_called() -> None:
+    """It bobs at the lower border, and a detector loses it every half second."""
+    turns = [4 * tick for tick in range(90)]
+    pictures = [picture(camera_px=turn, thing_px=200) for turn in turns]
+    random = np.random.default_rng(3)
+    boxes_T = [
+        [Box(tick // 15, CONCEPT["footsteps"], 0.7 + x, 0.85 + y, 0.3, 0.3, score=0.6)]
+        for tick, (x, y) in enumerate(random.uniform(-0.015, 0.015, (90, 2)))
+    ]
+    assert heard_ticks(pictures, boxes_T)[50:] == [set()] * 40
+
+
+def test_who_is_followed_by_the_camera_is_heard() -> None:
+    """A runner stays about in the middle, but nobody runs as still as a dial."""
+    turns = [4 * tick for tick in range(90)]
+    pictures = [picture(camera_px=turn, thing_px=140) for turn in turns]
+    boxes_T = [[box(140 + 6 * np.sin(tick / 4), concept="footsteps")] for tick in range(90)]
+    assert heard_ticks(pictures, boxes_T)[10:] == [{1}] * 80
+
+
 def test_a_rider_makes_no_steps() -> None:
     places = [100 + 2 * tick for tick in range(20)]
     pictures = [picture(thing_px=x) for x in places]
