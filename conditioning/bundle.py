@@ -15,24 +15,28 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from pydantic import BaseModel
+from torch import Tensor, nn
 
 from spatial_v2a.concepts import Concept, SoundMap
 from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.camera_turn import CameraTurn
 from spatial_v2a.conditioning.closer_look import cut_out, join_looks, region_of
+from spatial_v2a.conditioning.compile_cache import make_key
 from spatial_v2a.conditioning.depth import DepthEncoder, build_depth, load_depth
 from spatial_v2a.conditioning.detections import BoxDetector, Detections
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
+from spatial_v2a.conditioning.frozen import Deferred
 from spatial_v2a.conditioning.hold import BoxHold
 from spatial_v2a.conditioning.hub import cached_repository
+from spatial_v2a.conditioning.openvino_graph import OPTIONS
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
 from spatial_v2a.conditioning.scene_cuts import SceneCuts
 from spatial_v2a.conditioning.sounding import Sounding, as_concepts
 from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
-from spatial_v2a.conditioning.weights import load_encoder
+from spatial_v2a.conditioning.weights import encoder_tensors, load_encoder
 from spatial_v2a.conditioning.world_motion import WIDTH as WORLD_MOTION_WIDTH
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
 from spatial_v2a.errors import UserError, as_tuple
@@ -441,33 +445,49 @@ def _load_dino(folder: Path, config: PerceptionConfig) -> DinoEncoder:
     settings = config.dino
     if settings.source is not None:
         return DinoEncoder(settings, load_dino(settings))
-    return DinoEncoder(settings, load_encoder(folder, "dino", lambda: build_dino(settings)))
+    return DinoEncoder(settings, _compact(folder, "dino", lambda: build_dino(settings), settings))
 
 
 def _load_depth(folder: Path, config: PerceptionConfig) -> DepthEncoder:
     settings = config.depth
     if settings.source is not None:
         return DepthEncoder(settings, load_depth(settings))
-    return DepthEncoder(settings, load_encoder(folder, "depth", lambda: build_depth(settings)))
+    return DepthEncoder(
+        settings, _compact(folder, "depth", lambda: build_depth(settings), settings)
+    )
 
 
 def _load_detector(folder: Path, config: PerceptionConfig, weights: Path | None) -> BoxDetector:
     num_classes, names = config.num_classes, vocabulary_names(config.boxes.vocabulary)
+    settings = config.boxes
     if config.boxes_from == "rtdetr":
-        settings = config.rtdetr
         if weights is None and settings.source is not None:
             weights = cached_repository(settings.source)
         if weights is not None:
             model = load_published_rtdetr(weights)
         else:
-            model = load_encoder(
-                folder, "rtdetr", lambda: build_rtdetr(settings, num_classes=num_classes)
+            model = _compact(
+                folder, "rtdetr", lambda: build_rtdetr(settings, num_classes=num_classes), settings
             )
         return RtDetrDetector(settings, model, names=names)
     if weights is not None:
         model = load_published_yolo11(weights)
     else:
-        model = load_encoder(
-            folder, "detector", lambda: build_yolo11(config.detector, num_classes=num_classes)
+        model = _compact(
+            folder, "detector", lambda: build_yolo11(settings, num_classes=num_classes), settings
         )
-    return YoloDetector(config.detector, model, names=names)
+    return YoloDetector(settings, model, names=names)
+
+
+def _compact(
+    folder: Path, prefix: str, build: Callable[[], nn.Module], settings: BaseModel
+) -> Deferred:
+    """An encoder of a checkpoint folder, whose weights are read now and fitted when needed."""
+    key = make_key(
+        f"encoder {prefix}",
+        sorted(encoder_tensors(folder, prefix).items()),
+        packages=("spatial_v2a", "spatial_v2a.conditioning", "transformers", "ultralytics"),
+        settings=settings.model_dump(mode="json"),
+        options=OPTIONS,
+    )
+    return Deferred(lambda: load_encoder(folder, prefix, build), key)

@@ -4,17 +4,14 @@ Legend: B pictures, H x W grid or pixels.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
-from transformers import (
-    DepthAnythingConfig,
-    DepthAnythingForDepthEstimation,
-    Dinov2Config,
-)
 
 from spatial_v2a.conditioning.frozen import (
+    Deferred,
     FrozenEncoder,
     normalize_imagenet,
     resize_frames,
@@ -24,9 +21,18 @@ from spatial_v2a.conditioning.hub import cached_repository, load_published
 from spatial_v2a.geometry import nearness
 from spatial_v2a.perception_config import DepthSettings
 
+if TYPE_CHECKING:
+    from transformers import DepthAnythingForDepthEstimation
 
-def build_depth(settings: DepthSettings) -> DepthAnythingForDepthEstimation:
+
+def build_depth(settings: DepthSettings) -> "DepthAnythingForDepthEstimation":
     """The compact metric network of `settings` with random weights."""
+    from transformers import (
+        DepthAnythingConfig,
+        DepthAnythingForDepthEstimation,
+        Dinov2Config,
+    )
+
     backbone = Dinov2Config(
         hidden_size=settings.hidden_size,
         num_hidden_layers=settings.num_layers,
@@ -55,8 +61,10 @@ def build_depth(settings: DepthSettings) -> DepthAnythingForDepthEstimation:
 
 def load_depth(
     settings: DepthSettings, folder: Path | None = None
-) -> DepthAnythingForDepthEstimation:
+) -> "DepthAnythingForDepthEstimation":
     """Published weights: those of `folder`, or `settings.source` as the hub's cache has it."""
+    from transformers import DepthAnythingForDepthEstimation
+
     if folder is None:
         assert settings.source is not None
         folder = cached_repository(settings.source)
@@ -79,14 +87,22 @@ def nearness_of_prediction(predicted_BHW: Tensor, *, is_metric: bool) -> Tensor:
 class DepthEncoder(FrozenEncoder):
     """Frozen Depth-Anything."""
 
-    def __init__(self, settings: DepthSettings, model: DepthAnythingForDepthEstimation) -> None:
-        super().__init__()
+    def __init__(
+        self, settings: DepthSettings, model: "DepthAnythingForDepthEstimation | Deferred"
+    ) -> None:
         self.settings = settings
-        self.model = model
+        super().__init__(model)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """See `FrozenEncoder`."""
         embeddings = model.backbone.embeddings
-        settle_positions(embeddings, settings.image_height, settings.image_width)
-        self.is_metric = model.config.depth_estimation_type == "metric"
-        self.freeze()
+        settle_positions(embeddings, self.settings.image_height, self.settings.image_width)
+        return model
+
+    @property
+    def is_metric(self) -> bool:
+        """Whether the network predicts metres."""
+        return self.model.config.depth_estimation_type == "metric"
 
     def example(self) -> Tensor:
         """One grey picture."""
@@ -102,4 +118,4 @@ class DepthEncoder(FrozenEncoder):
     def encode(self, frames_BHWC: Tensor) -> Tensor:
         """Nearness grid [B, H, W] float32 in [0, 1] of uint8 RGB pictures [B, H, W, 3]."""
         x_BCHW = resize_frames(frames_BHWC, self.settings.image_height, self.settings.image_width)
-        return self.run(normalize_imagenet(x_BCHW.to(self.model.device)))
+        return self.run(normalize_imagenet(x_BCHW.to(self.device)))

@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import nms
 
 from spatial_v2a.conditioning.frozen import FrozenEncoder, resize_frames
 from spatial_v2a.perception_config import BoxSettings
@@ -93,12 +92,33 @@ def select_boxes(y_BCN: Tensor, settings: BoxSettings, aspect: float) -> list[De
         keep_K = keep_K[score_N[keep_K].argsort(descending=True)[:MAX_CANDIDATES]]
         centre_K2, size_K2 = y_CN[:2, keep_K].T, y_CN[2:4, keep_K].T
         corners_K4 = torch.cat([centre_K2 - size_K2 / 2, centre_K2 + size_K2 / 2], dim=1)
-        best = nms(corners_K4, score_N[keep_K], settings.nms_iou)
+        best = suppress_overlaps(corners_K4, max_iou=settings.nms_iou)
         keep_K, corners_K4 = keep_K[best], corners_K4[best]
         corners_K4 = ((corners_K4 - origin.repeat(2)) / extent.repeat(2)).clamp(0.0, 1.0)
         arrays = (corners_K4.numpy(), score_N[keep_K].numpy(), class_N[keep_K].numpy())
         results.append(Detections(*arrays))
     return results
+
+
+def suppress_overlaps(corners_K4: Tensor, *, max_iou: float) -> list[int]:
+    """Which boxes stay where the stronger of two that overlap suppresses the other.
+
+    As torchvision's nms, whose import takes as long as that of torch.
+
+    Args:
+        corners_K4: x1, y1, x2, y2, strongest first.
+        max_iou: intersection over union above which two boxes are one.
+    """
+    area_K = (corners_K4[:, 2:] - corners_K4[:, :2]).prod(dim=1)
+    first_KK2 = torch.maximum(corners_K4[:, None, :2], corners_K4[None, :, :2])
+    last_KK2 = torch.minimum(corners_K4[:, None, 2:], corners_K4[None, :, 2:])
+    common_KK = (last_KK2 - first_KK2).clamp_min(0.0).prod(dim=2)
+    overlaps_KK = (common_KK / (area_K[:, None] + area_K - common_KK) > max_iou).tolist()
+    kept: list[int] = []
+    for candidate, overlaps_K in enumerate(overlaps_KK):
+        if not any(overlaps_K[stronger] for stronger in kept):
+            kept.append(candidate)
+    return kept
 
 
 class BoxDetector(FrozenEncoder):
@@ -123,8 +143,7 @@ class BoxDetector(FrozenEncoder):
     def detect(self, frames_BHWC: Tensor) -> list[Detections]:
         """Boxes of each uint8 RGB picture [B, H, W, 3]."""
         height, width = self.settings.image_height, self.settings.image_width
-        device = next(self.model.parameters()).device
-        x_BCHW = letterbox(frames_BHWC, height, width).to(device).float() / 255.0
+        x_BCHW = letterbox(frames_BHWC, height, width).to(self.device).float() / 255.0
         y_BCN = self.run(x_BCHW)
         return select_boxes(y_BCN, self.settings, frames_BHWC.shape[2] / frames_BHWC.shape[1])
 
@@ -136,13 +155,12 @@ class FullyConvolutionalDetector(BoxDetector):
     for each shape when its first picture comes.
     """
 
-    def freeze(self) -> None:
-        super().freeze()
-        self._is_optimized = False
-        self._compiled_of: dict[tuple[int, int], Callable[[Tensor], Tensor] | None] = {}
+    # Until `optimize`.
+    _is_optimized = False
 
     def optimize(self) -> None:
         self._is_optimized = True
+        self._compiled_of: dict[tuple[int, int], Callable[[Tensor], Tensor] | None] = {}
 
     @contextmanager
     def uncompiled(self) -> Iterator[None]:

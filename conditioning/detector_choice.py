@@ -17,18 +17,17 @@ from numpy.typing import NDArray
 from spatial_v2a.concepts import Concept, SoundMap
 from spatial_v2a.conditioning.bundle import STREAMS, Perception
 from spatial_v2a.conditioning.detections import BoxDetector
-from spatial_v2a.conditioning.general_detectors import load_detector
 from spatial_v2a.conditioning.published_weights import NANODET, weights_path
 from spatial_v2a.conditioning.sounding import as_concepts
 from spatial_v2a.conditioning.video import VideoSource, display_matrix, to_rgb
 from spatial_v2a.conditioning.video_scan import open_input, picture_stream
+from spatial_v2a.conditioning.vocabulary import AUTO, STAGE
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 
 log = logging.getLogger(__name__)
 
-AUTO, STAGE = "auto", "stage"
 # Ten looks a second: between them the tracker moves the boxes on.
 LOOK_EVERY_TICKS = TIMING.tick_hz // 10
 # What `auto` takes in other worlds.
@@ -87,6 +86,9 @@ class Perceptions:
     def named(self, name: str) -> Perception:
         """Perception with the detector of that name, stage being the checkpoint's own."""
         if name not in self._loaded:
+            # The hub's library takes half a second to import.
+            from spatial_v2a.conditioning.general_detectors import load_detector
+
             general = None if name == STAGE else load_detector(name)
             if general is not None:
                 update = {"every_ticks": LOOK_EVERY_TICKS}

@@ -4,12 +4,13 @@ Legend: B pictures, N patches (row-major), D width.
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+from torch import Tensor, nn
 
 from spatial_v2a.conditioning.frozen import (
+    Deferred,
     FrozenEncoder,
     normalize_imagenet,
     resize_frames,
@@ -19,9 +20,14 @@ from spatial_v2a.conditioning.hub import cached_repository, load_published
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import DinoSettings
 
+if TYPE_CHECKING:
+    from transformers import Dinov2WithRegistersModel
 
-def build_dino(settings: DinoSettings) -> Dinov2WithRegistersModel:
+
+def build_dino(settings: DinoSettings) -> "Dinov2WithRegistersModel":
     """The compact encoder of `settings` with random weights."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
     return Dinov2WithRegistersModel(
         Dinov2WithRegistersConfig(
             hidden_size=settings.hidden_size,
@@ -34,8 +40,10 @@ def build_dino(settings: DinoSettings) -> Dinov2WithRegistersModel:
     )
 
 
-def load_dino(settings: DinoSettings, folder: Path | None = None) -> Dinov2WithRegistersModel:
+def load_dino(settings: DinoSettings, folder: Path | None = None) -> "Dinov2WithRegistersModel":
     """Published weights: those of `folder`, or `settings.source` as the hub's cache has it."""
+    from transformers import Dinov2WithRegistersModel
+
     if folder is None:
         assert settings.source is not None
         folder = cached_repository(settings.source)
@@ -49,7 +57,7 @@ def load_dino(settings: DinoSettings, folder: Path | None = None) -> Dinov2WithR
     return model
 
 
-def patch_features(model: Dinov2WithRegistersModel, x_BCHW: Tensor) -> Tensor:
+def patch_features(model: "Dinov2WithRegistersModel", x_BCHW: Tensor) -> Tensor:
     """Patch tokens [B, N, D] of normalised pictures, class and register tokens left out."""
     tokens = model(x_BCHW).last_hidden_state
     return tokens[:, 1 + model.config.num_register_tokens :]
@@ -58,12 +66,16 @@ def patch_features(model: Dinov2WithRegistersModel, x_BCHW: Tensor) -> Tensor:
 class DinoEncoder(FrozenEncoder):
     """Frozen DINOv2."""
 
-    def __init__(self, settings: DinoSettings, model: Dinov2WithRegistersModel) -> None:
-        super().__init__()
+    def __init__(
+        self, settings: DinoSettings, model: "Dinov2WithRegistersModel | Deferred"
+    ) -> None:
         self.settings = settings
-        self.model = model
-        settle_positions(model.embeddings, settings.image_height, settings.image_width)
-        self.freeze()
+        super().__init__(model)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """See `FrozenEncoder`."""
+        settle_positions(model.embeddings, self.settings.image_height, self.settings.image_width)
+        return model
 
     def example(self) -> Tensor:
         """One grey picture."""
@@ -77,4 +89,4 @@ class DinoEncoder(FrozenEncoder):
     def encode(self, frames_BHWC: Tensor) -> Tensor:
         """Patch features [B, N, D] float32 of uint8 RGB pictures [B, H, W, 3]."""
         x_BCHW = resize_frames(frames_BHWC, self.settings.image_height, self.settings.image_width)
-        return self.run(normalize_imagenet(x_BCHW.to(self.model.device)))
+        return self.run(normalize_imagenet(x_BCHW.to(self.device)))

@@ -4,13 +4,20 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from spatial_v2a.conditioning.cuda_graph import GraphedNetwork
-from spatial_v2a.conditioning.openvino_graph import OpenVinoGraph, has_openvino
+from spatial_v2a.conditioning.openvino_graph import (
+    CompiledNetwork,
+    OpenVinoGraph,
+    compile_traced,
+    compiled_once,
+    has_openvino,
+)
 
 log = logging.getLogger(__name__)
 
@@ -18,28 +25,67 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+@dataclass(frozen=True)
+class Deferred:
+    """A network that is built when it is first needed: where its compiled form is kept, never.
+
+    Attributes:
+        build: makes it, with its weights; imports what that takes.
+        key: from `compile_cache.make_key`; changes with all that decides what it computes but the
+            size of the pictures.
+    """
+
+    build: Callable[[], nn.Module]
+    key: str
+
+
 class FrozenEncoder(nn.Module):
     """An encoder whose weights take no gradient and which stays in eval mode for good.
 
-    A subclass sets `model`, defines `forward(x_BCHW) -> Tensor` and `example()`, ends its
-    `__init__` with `freeze()`, and calls `run` instead of itself.
+    A subclass defines `forward(x_BCHW) -> Tensor`, `example()` and, where the network has to be
+    fitted, `prepare(model)`; it calls `run` instead of itself.
+
+    Args:
+        model: the network, or how to build it.
     """
 
-    model: nn.Module
-
-    def example(self) -> Tensor:
-        """One input picture [1, 3, H, W] of the size the network runs at."""
-        raise NotImplementedError
-
-    def freeze(self) -> None:
-        """Switches to eval mode and detaches every parameter; call at the end of `__init__`."""
-        self.requires_grad_(False)
-        super().train(False)
+    def __init__(self, model: nn.Module | Deferred) -> None:
+        super().__init__()
+        # Says where the encoder is while there is no network.
+        self.register_buffer("_anchor", torch.empty(0), persistent=False)
+        self._deferred = model if isinstance(model, Deferred) else None
         # A function keeps the traced copy out of the module tree and of the state dict.
         self._compiled: Callable[[Tensor], Tensor] | None = None
         self._compiled_for = "cpu"
         # Whether the compiled copy, picture by picture, beats the network on a batch.
         self._is_faster_alone = False
+        super().train(False)
+        if isinstance(model, nn.Module):
+            self._adopt(model)
+
+    def example(self) -> Tensor:
+        """One input picture [1, 3, H, W] of the size the network runs at."""
+        raise NotImplementedError
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """The network as it is run, of the one that was built."""
+        return model
+
+    @property
+    def model(self) -> nn.Module:
+        """The network, built by now."""
+        if "model" not in self._modules:
+            assert self._deferred is not None
+            self._adopt(self._deferred.build().to(self.device))
+        return self._modules["model"]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is, or will be built."""
+        return self._anchor.device
+
+    def _adopt(self, model: nn.Module) -> None:
+        self._modules["model"] = self.prepare(model).eval().requires_grad_(False)
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Does nothing: a parent module's `train()` must not reach a frozen encoder."""
@@ -50,28 +96,36 @@ class FrozenEncoder(nn.Module):
 
         PyTorch's tracer halves its time on the CPU, OpenVINO, where installed, halves it again.
         """
-        example = self.example()
-        device = next(self.parameters()).device
-        if device.type == "cuda":
-            self._optimize_for_gpu(example.to(device))
-        if device.type != "cpu":
+        if self.device.type == "cuda":
+            self._optimize_for_gpu(self.example().to(self.device))
+        if self.device.type != "cpu":
             return
-        # Pictures come as rows of pixels: convolutions need not turn them around.
-        self.model.to(memory_format=torch.channels_last)
-        with torch.no_grad(), warnings.catch_warnings():
-            # Shapes are fixed here, which is all that the tracer warns about.
-            warnings.simplefilter("ignore")
-            traced = torch.jit.trace(self, example, check_trace=False)
-            if has_openvino():
-                graph = OpenVinoGraph(traced, (example,))
-                self._compiled = lambda x_BCHW: graph(x_BCHW)[0].clone()
-                self._is_faster_alone = True
-                return
+        if has_openvino():
+            key = None
+            if self._deferred is not None:
+                key = "-".join(map(str, (self._deferred.key, *self.example().shape)))
+            graph = OpenVinoGraph(compiled_once(key, self._compile))
+            self._compiled = lambda x_BCHW: graph(x_BCHW)[0].clone()
+            self._is_faster_alone = True
+            return
+        with torch.no_grad():
             # Not optimize_for_inference: its layout conversions cost more than they save here.
-            frozen = torch.jit.freeze(traced)
+            frozen = torch.jit.freeze(self._trace())
             self._compiled = lambda x_BCHW: frozen(x_BCHW)
             for _ in range(3):
-                self.run(example)
+                self.run(self.example())
+
+    def _compile(self) -> CompiledNetwork:
+        return compile_traced(self._trace(), (self.example(),))
+
+    @torch.no_grad()
+    def _trace(self) -> torch.jit.ScriptModule:
+        # Pictures come as rows of pixels: convolutions need not turn them around.
+        self.model.to(memory_format=torch.channels_last)
+        with warnings.catch_warnings():
+            # Shapes are fixed here, which is all that the tracer warns about.
+            warnings.simplefilter("ignore")
+            return torch.jit.trace(self, self.example(), check_trace=False)
 
     def _optimize_for_gpu(self, example: Tensor) -> None:
         graphed = GraphedNetwork(self)

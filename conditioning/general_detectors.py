@@ -24,8 +24,11 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from spatial_v2a.conditioning.compile_cache import make_key
 from spatial_v2a.conditioning.detections import BoxDetector
+from spatial_v2a.conditioning.frozen import Deferred
 from spatial_v2a.conditioning.nanodet import NanoDet, NanoDetDetector
+from spatial_v2a.conditioning.openvino_graph import OPTIONS
 from spatial_v2a.conditioning.published_weights import (
     NANODET,
     cache_folder,
@@ -125,7 +128,13 @@ def load_detector(name: str, *, is_live: bool = False) -> BoxDetector:
     model = NanoDet()
     load(NANODET, model)
     settings = NANODET_LIVE if is_live else NANODET_FULL
-    return NanoDetDetector(settings, model)
+    key = make_key(
+        "encoder nanodet",
+        sorted(model.state_dict().items()),
+        packages=("spatial_v2a", "spatial_v2a.conditioning"),
+        options=OPTIONS,
+    )
+    return NanoDetDetector(settings, Deferred(lambda: model, key))
 
 
 def get_detector(name: str, *, archive: Path | None = None) -> DetectorEntry:

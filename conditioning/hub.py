@@ -7,13 +7,10 @@ code of a repository runs, and no pickle is opened.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from torch import nn
-from transformers import PreTrainedModel
 
 from spatial_v2a.bounded import read_json
 from spatial_v2a.errors import UserError
@@ -26,6 +23,9 @@ from spatial_v2a.tensor_files import (
     read_tensors,
 )
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 # They would have transformers fetch a second network, of another library perhaps.
 _NAMES_ANOTHER = ("backbone", "use_timm_backbone", "use_pretrained_backbone")
 
@@ -36,6 +36,9 @@ def cached_repository(repo_id: str) -> Path:
     Raises:
         UserError: it is not there.
     """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(repo_id, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError, OSError):
@@ -45,7 +48,7 @@ def cached_repository(repo_id: str) -> Path:
         ) from None
 
 
-def load_published(folder: Path, kinds: Mapping[str, type[PreTrainedModel]]) -> nn.Module:
+def load_published(folder: Path, kinds: "Mapping[str, type[PreTrainedModel]]") -> nn.Module:
     """A network that transformers has written: its config.json and its safetensors.
 
     Args:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from spatial_v2a.conditioning.detections import FullyConvolutionalDetector
+from spatial_v2a.conditioning.frozen import Deferred
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.perception_config import BoxSettings
 
@@ -143,13 +144,11 @@ class NanoDetDetector(FullyConvolutionalDetector):
         model: NanoDet with its weights.
     """
 
-    def __init__(self, settings: BoxSettings, model: NanoDet) -> None:
-        super().__init__()
+    def __init__(self, settings: BoxSettings, model: NanoDet | Deferred) -> None:
         self.settings, self.names = settings, vocabulary_names("coco")
+        super().__init__(model)
         self.register_buffer("mean_3HW", torch.tensor(MEAN_BGR).view(3, 1, 1))
         self.register_buffer("deviation_3HW", torch.tensor(DEVIATION_BGR).view(3, 1, 1))
-        self.model = model.eval()
-        self.freeze()
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Boxes and class scores [B, 4 + classes, N] of pictures in 0..1, boxes in input pixels."""

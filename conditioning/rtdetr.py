@@ -6,34 +6,28 @@ Legend: B pictures, Q queries.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    DFineForObjectDetection,
-    RTDetrConfig,
-    RTDetrForObjectDetection,
-    RTDetrResNetConfig,
-    RTDetrV2ForObjectDetection,
-)
 
 from spatial_v2a.conditioning.detections import BoxDetector
+from spatial_v2a.conditioning.frozen import Deferred
 from spatial_v2a.conditioning.hub import load_published
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import RtDetrSettings
 
-PUBLISHED = {
-    "rt_detr": RTDetrForObjectDetection,
-    "rt_detr_v2": RTDetrV2ForObjectDetection,
-    "d_fine": DFineForObjectDetection,
-}
+if TYPE_CHECKING:
+    from transformers import RTDetrForObjectDetection
+
 LOSS_TYPE = "RTDetrForObjectDetection"
 STRIDES = [8, 16, 32]
 
 
-def build_rtdetr(settings: RtDetrSettings, *, num_classes: int) -> RTDetrForObjectDetection:
+def build_rtdetr(settings: RtDetrSettings, *, num_classes: int) -> "RTDetrForObjectDetection":
     """The compact RT-DETR of `settings` with random weights."""
+    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
+
     width, widths = settings.hidden_size, list(settings.backbone_widths)
     backbone = RTDetrResNetConfig(
         embedding_size=widths[0],
@@ -72,7 +66,18 @@ def load_published_rtdetr(folder: str | Path) -> nn.Module:
     Raises:
         UserError: it cannot be loaded, or is another kind of network.
     """
-    return load_published(Path(folder), PUBLISHED)
+    from transformers import (
+        DFineForObjectDetection,
+        RTDetrForObjectDetection,
+        RTDetrV2ForObjectDetection,
+    )
+
+    published = {
+        "rt_detr": RTDetrForObjectDetection,
+        "rt_detr_v2": RTDetrV2ForObjectDetection,
+        "d_fine": DFineForObjectDetection,
+    }
+    return load_published(Path(folder), published)
 
 
 class RtDetrDetector(BoxDetector):
@@ -85,22 +90,25 @@ class RtDetrDetector(BoxDetector):
     """
 
     def __init__(
-        self, settings: RtDetrSettings, model: nn.Module, *, names: tuple[str, ...]
+        self, settings: RtDetrSettings, model: nn.Module | Deferred, *, names: tuple[str, ...]
     ) -> None:
-        super().__init__()
         self.settings, self.names = settings, names
+        super().__init__(model)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """See `FrozenEncoder`."""
         known: Any = model.config.num_labels
-        if known != len(names):
+        if known != len(self.names):
+            vocabulary = self.settings.vocabulary
             raise UserError(
-                f"the detector knows {known} classes, vocabulary {settings.vocabulary!r} has "
-                f"{len(names)}; set perception.rtdetr.vocabulary to match the weights"
+                f"the detector knows {known} classes, vocabulary {vocabulary!r} has "
+                f"{len(self.names)}; set perception.rtdetr.vocabulary to match the weights"
             )
         for part in model.modules():
             # The tracer asks every part for its loss, and transformers warns where there is none.
             if getattr(part, "loss_type", "") is None:
                 part.loss_type = LOSS_TYPE
-        self.model = model.eval()
-        self.freeze()
+        return model
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Boxes and class scores [B, 4 + classes, Q] of pictures in 0..1, boxes in input pixels."""

@@ -4,6 +4,9 @@ from typing import Literal
 
 from spatial_v2a.class_names import CLASS_NAMES
 
+# Names that `--detector` takes besides those of detectors: which fits the video, and the
+# checkpoint's own.
+AUTO, STAGE = "auto", "stage"
 # The 80 classes of COCO 2017, in the order published YOLO11 weights use.
 _COCO_NAMES = (
     "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"

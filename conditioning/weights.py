@@ -69,9 +69,16 @@ def read_weights(folder: Path, prefix: str, model: nn.Module) -> None:
     Raises:
         UserError: as `load_encoder`.
     """
-    names = f"{prefix}."
-    tensors = read_tensors(folder, _stem(folder, prefix), prefix=names)
-    load_into(model, tensors, where=folder, prefix=names)
+    load_into(model, encoder_tensors(folder, prefix), where=folder, prefix=f"{prefix}.")
+
+
+def encoder_tensors(folder: Path, prefix: str) -> dict[str, Tensor]:
+    """The weights of one encoder, as float32.
+
+    Raises:
+        UserError: the file is missing or corrupt.
+    """
+    return read_tensors(folder, _stem(folder, prefix), prefix=f"{prefix}.")
 
 
 def _stem(folder: Path, prefix: str) -> str:

@@ -17,6 +17,7 @@ import yaml
 from torch import Tensor, nn
 
 from spatial_v2a.conditioning.detections import BoxDetector, FullyConvolutionalDetector
+from spatial_v2a.conditioning.frozen import Deferred
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import DetectorSettings
 from spatial_v2a.tensor_files import check_weight
@@ -111,18 +112,21 @@ class YoloDetector(BoxDetector):
     """
 
     def __init__(
-        self, settings: DetectorSettings, model: nn.Module, *, names: tuple[str, ...]
+        self, settings: DetectorSettings, model: nn.Module | Deferred, *, names: tuple[str, ...]
     ) -> None:
-        super().__init__()
         self.settings, self.names = settings, names
+        super().__init__(model)
+
+    def prepare(self, model: nn.Module) -> nn.Module:
+        """See `FrozenEncoder`."""
         head: Any = model.model[-1]
-        if head.nc != len(names):
+        if head.nc != len(self.names):
+            vocabulary = self.settings.vocabulary
             raise UserError(
-                f"the detector knows {head.nc} classes, vocabulary {settings.vocabulary!r} has "
-                f"{len(names)}; set perception.detector.vocabulary to match the weights"
+                f"the detector knows {head.nc} classes, vocabulary {vocabulary!r} has "
+                f"{len(self.names)}; set perception.detector.vocabulary to match the weights"
             )
-        self.model = model.eval().fuse(verbose=False)
-        self.freeze()
+        return model.eval().fuse(verbose=False)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Decoded boxes and class scores [B, 4 + classes, N] of pictures in 0..1."""

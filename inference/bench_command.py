@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.command_options import Detector, DetectorWeights
+from spatial_v2a.inference.command_options import Detector, DetectorWeights, say_loading
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.benchmark.figures import Report
@@ -88,6 +88,7 @@ def bench(
         out = SWEEP_FOLDER
     _prepare(out, names=(JSON_NAME, PICTURE_NAME) if sweep else (JSON_NAME,), overwrite=overwrite)
 
+    say_loading(checkpoint or preset)
     from spatial_v2a.attention_backend import set_attention_backend
     from spatial_v2a.conditioning.video import open_video
     from spatial_v2a.inference.benchmark.feed import made_video

@@ -1,16 +1,20 @@
 """Options that several commands share, and how they become settings."""
 
+import os
 import shlex
+import sys
+import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from spatial_v2a.conditioning.console import is_quiet
 from spatial_v2a.errors import UserError
 
 if TYPE_CHECKING:
-    from spatial_v2a.inference.engine import EngineSettings
+    from spatial_v2a.inference.engine_settings import EngineSettings
 
 
 class Device(StrEnum):
@@ -84,6 +88,28 @@ AsJson = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 
 
+def say_loading(what: str | Path | None) -> None:
+    """Says on stderr that work has begun, where torch is still to be loaded, which takes seconds.
+
+    Args:
+        what: the checkpoint, or the sounds in its place; None is the bundled one.
+    """
+    if "torch" not in sys.modules and not is_quiet():
+        typer.echo(f"loading {what or 'stage'} ...", err=True)
+
+
+def process_age_s() -> float:
+    """Seconds since this process began; where the system does not say, since this was imported."""
+    try:
+        # Field 22 of proc(5), counted after the name, which may hold anything.
+        fields = Path("/proc/self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
+    except (OSError, AttributeError, IndexError, ValueError):
+        return time.perf_counter() - _IMPORTED_AT_S
+
+
+_IMPORTED_AT_S = time.perf_counter()
 _arguments: list[str] = []
 
 
@@ -103,7 +129,7 @@ def engine_settings(**values: object) -> "EngineSettings":
     Raises:
         UserError: a value out of range, named as its option.
     """
-    from spatial_v2a.inference.engine import EngineSettings
+    from spatial_v2a.inference.engine_settings import EngineSettings
 
     return checked(EngineSettings, **values)
 

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from spatial_v2a.streaming import reset_
 
 # Takes the trees of a pass; gives the tensors of what the pass returns.
 Call = Callable[..., tuple[Tensor, ...]]
+# Gives the trees that a pass is compiled for; for some of them other passes have to run.
+Example = Callable[[], tuple]
 
 
 class CompiledPasses(Passes):
@@ -23,12 +26,14 @@ class CompiledPasses(Passes):
     """
 
     @abstractmethod
-    def compile(self, function: Callable, example: tuple, weights: nn.Module) -> Call:
+    def compile(self, name: str, function: Callable, example: Example, weights: nn.Module) -> Call:
         """A faster `function`.
 
         Args:
+            name: of the pass.
             function: (*trees) -> a tree or None; it writes its state in place.
-            example: trees of the shapes of every later call; a state in it is that of every call.
+            example: gives trees of the shapes of every later call; a state in them is that of
+                every call.
             weights: holds the parameters that the function reads.
         """
 
@@ -36,26 +41,32 @@ class CompiledPasses(Passes):
     def init_state(self) -> EngineState:
         """All-zero state, the one that every call must get."""
         state = super().init_state()
-        features, noise_BND = self._example_features(), self.example_noise()
-        generator = self.model.generator
-        v_R1V = super().fuse(features, state)
-        condition = super().attend(v_R1V, state)
-        x_BD = super().draw(noise_BND, condition)
-        self._fuse = self.compile(super().fuse, (features, state), generator.conditioner)
+        eager, generator, noise_BND = super(), self.model.generator, self.example_noise()
+        features = cache(self._example_features)
+        v_R1V = cache(lambda: eager.fuse(features(), state))
+        condition = cache(lambda: eager.attend(v_R1V(), state))
+        # In the shape of a latent that was drawn.
+        x_BD = noise_BND[:, 0].clone()
+        self._fuse = self.compile(
+            "fuse", eager.fuse, lambda: (features(), state), generator.conditioner
+        )
         self._attend = self.compile_attend(v_R1V, state)
-        self._draw = self.compile(super().draw, (noise_BND, condition), generator)
+        self._draw = self.compile("draw", eager.draw, lambda: (noise_BND, condition()), generator)
         self._decode = self.compile_decode(x_BD, state)
-        self._remember = self.compile(super().remember, (x_BD, state), generator)
+        self._remember = self.compile("remember", eager.remember, lambda: (x_BD, state), generator)
         reset_(state)
         return state
 
-    def compile_attend(self, v_R1V: Tensor, state: EngineState) -> Call:
+    def compile_attend(self, v_R1V: Callable[[], Tensor], state: EngineState) -> Call:
         """`compile` for the pass through the backbone."""
-        return self.compile(super().attend, (v_R1V, state), self.model.generator)
+        return self.compile(
+            "attend", super().attend, lambda: (v_R1V(), state), self.model.generator
+        )
 
     def compile_decode(self, x_BD: Tensor, state: EngineState) -> Call:
         """`compile` for the pass through the decoder."""
-        return self.compile(super().decode, (x_BD, state), self.model.autoencoder.decoder)
+        decoder = self.model.autoencoder.decoder
+        return self.compile("decode", super().decode, lambda: (x_BD, state), decoder)
 
     def fuse(
         self, features_B1: FrameFeatures, state: EngineState, active_B: Tensor | None = None

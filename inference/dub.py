@@ -23,10 +23,12 @@ import torch
 from pydantic import JsonValue
 
 from spatial_v2a.concepts import Concept
+from spatial_v2a.conditioning import compile_cache
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detector_choice import GENERAL, STAGE, Perceptions
 from spatial_v2a.conditioning.given import GivenTick, given_ticks, overlay_tick
+from spatial_v2a.conditioning.openvino_graph import has_openvino
 from spatial_v2a.conditioning.published_weights import weights_path
 from spatial_v2a.conditioning.track_edits import MuteGate, TrackEdits
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
@@ -59,6 +61,9 @@ from spatial_v2a.inference.stream import folder_of
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.perception_config import DetectorName
 from spatial_v2a.stereo import StereoSummary
+
+# Compiling the engine takes about as long as it saves over so many ticks (two CPU cores).
+MIN_TICKS_TO_COMPILE = 60
 
 log = logging.getLogger(__name__)
 
@@ -190,7 +195,9 @@ class Dubber:
         if not 1 <= self.fov_deg <= 175:
             raise UserError(f"field of view {self.fov_deg:g} is not in 1..175 degrees; change it")
         self._class_names = vocabulary_names(config.boxes.vocabulary)
-        self._engines: dict[tuple[int, int], Engine] = {}
+        self._engines: dict[tuple[int, int, bool], Engine] = {}
+        # Asked for so far, of all files.
+        self._num_ticks = 0
 
     @property
     def perception(self) -> Perception:
@@ -342,7 +349,7 @@ class Dubber:
         on_tick: Callable[[int], None] | None,
     ) -> np.ndarray:
         """Hears the whole video, once per sound; returns the milliseconds of every tick."""
-        mix = self.object_mix(len(sounds), recorder=recorder)
+        mix = self.object_mix(len(sounds), num_ticks=job.source.num_ticks, recorder=recorder)
         gates = [MuteGate() for _ in sounds]
         times_ms = array("d")
         ticks = self.perceive(job)
@@ -371,34 +378,49 @@ class Dubber:
         """Takes notes of the objects of a video."""
         return ObjectNotes(self._class_names)
 
-    def object_mix(self, num_takes: int, *, recorder: StemRecorder | None = None) -> ObjectMix:
+    def object_mix(
+        self, num_takes: int, *, num_ticks: int, recorder: StemRecorder | None = None
+    ) -> ObjectMix:
         """What makes of ticks their sound in every take, as if it were new.
 
         Args:
             num_takes: take number n draws from seed + n.
+            num_ticks: how many will be heard.
             recorder: wants a soloist for each of its sounds.
         """
         num_soloists = NUM_SOLOISTS if self._is_apart else 0
         if recorder is not None:
             num_soloists = len(recorder.sounds)
         num_streams = 1 + num_soloists
+        self._num_ticks += num_ticks
         engine = self._engine(num_takes * num_streams, streams_per_noise=num_streams)
         soloists = Soloists(num_soloists)
         return ObjectMix(engine, soloists, num_takes=num_takes, is_apart=self._is_apart)
 
     def _engine(self, num_streams: int, *, streams_per_noise: int) -> Engine:
         """An engine as if it were new; each kind is made once, for that takes seconds."""
-        kind = (num_streams, streams_per_noise)
+        is_compiled = self._pays_to_compile()
+        kind = (num_streams, streams_per_noise, is_compiled)
         if kind not in self._engines:
             self._engines[kind] = Engine(
                 self.model,
                 num_streams=num_streams,
                 settings=self.settings,
                 streams_per_noise=streams_per_noise,
-                is_compiled=True,
+                is_compiled=is_compiled,
             )
         self._engines[kind].reset()
         return self._engines[kind]
+
+    def _pays_to_compile(self) -> bool:
+        """Whether compiling the engine saves more time than it takes.
+
+        What is kept for the next start always does; else a clip has to be long enough.
+        """
+        if self.device != "cpu" or self.settings.weights != "float32":
+            return True
+        is_kept = has_openvino() and compile_cache.is_usable()
+        return is_kept or self._num_ticks >= MIN_TICKS_TO_COMPILE
 
     def perceive(
         self, job: DubJob, *, ticks: range | None = None

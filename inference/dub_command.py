@@ -30,6 +30,7 @@ from spatial_v2a.inference.command_options import (
     checked,
     command_line,
     engine_settings,
+    say_loading,
 )
 from spatial_v2a.inference.dub_many_command import dub_many, is_there
 from spatial_v2a.inference.dub_output_command import run_job, tell
@@ -197,8 +198,7 @@ def dub(
 ) -> None:
     """Writes VIDEO's picture, untouched, with generated stereo sound."""
     from spatial_v2a.concepts import parse_sounds
-    from spatial_v2a.conditioning.detector_choice import AUTO
-    from spatial_v2a.conditioning.track_edits import parse_edits
+    from spatial_v2a.conditioning.vocabulary import AUTO
     from spatial_v2a.inference.dubbing.many import Recipe, find_videos
     from spatial_v2a.inference.dubbing.mixing import MixSettings
     from spatial_v2a.inference.jobs import DubOptions, plan_jobs
@@ -239,7 +239,11 @@ def dub(
         report=report,
         command=command_line(),
     )
-    edits = parse_edits(mute or (), solo or (), move or ())
+    edits = None
+    if mute or solo or move:
+        from spatial_v2a.conditioning.track_edits import parse_edits
+
+        edits = parse_edits(mute or (), solo or (), move or ())
     if previous is not None and redo is None:
         raise UserError(f"--previous {previous} belongs to --redo; name the range to make anew")
     found = find_videos(videos)
@@ -257,6 +261,7 @@ def dub(
         found, out=out, overwrite=overwrite, report=report, given=given, edits=edits,
         options=recipe.options, seed=seed, stems=stems, command=recipe.command,
     )  # fmt: skip
+    say_loading(checkpoint)
     dubber = recipe.make_dubber()
     dubber.check(job)
     tell(found[0], run_job(dubber, job), as_json=as_json)
@@ -271,6 +276,7 @@ def demo(
     overwrite: Overwrite = False,
 ) -> None:
     """Dubs the clip that ships with the package and draws true position against heard pan."""
+    say_loading(None)
     from spatial_v2a.inference.demo import DEMO_CHECKPOINT, plan_demo
     from spatial_v2a.inference.dub import Dubber
 
@@ -299,6 +305,7 @@ def _refuse_with_redo(*, takes: int, report: bool, **others: object) -> None:
 def _redo(
     video: Path, recipe: "Recipe", text: str, previous: Path | None, *, as_json: bool
 ) -> None:
+    say_loading(recipe.checkpoint)
     from spatial_v2a.inference.dubbing.redo import redo
     from spatial_v2a.inference.dubbing.redo_plan import plan_redo
 

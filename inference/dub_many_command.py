@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from spatial_v2a.conditioning.console import is_quiet
+from spatial_v2a.inference.command_options import say_loading
 from spatial_v2a.inference.dub_output_command import tell_as_json
 from spatial_v2a.inference.progress import progress
 
@@ -29,6 +30,7 @@ def dub_many(
     from spatial_v2a.inference.dubbing.many import Outcome, check_many, dub_in_processes, is_done
 
     check_many(videos, recipe)
+    say_loading(recipe.checkpoint)
     outcomes = {
         video: Outcome(video, "skipped") for video in videos if skips and is_done(video, recipe)
     }

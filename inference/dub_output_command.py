@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spatial_v2a.conditioning.console import is_quiet
+from spatial_v2a.inference.command_options import process_age_s
 from spatial_v2a.inference.plain_json import json_text
 from spatial_v2a.inference.progress import progress
 
@@ -90,11 +91,13 @@ def _in_words(result: "DubResult") -> str:
     import numpy as np
 
     p50_ms, p95_ms = np.percentile(result.tick_ms, [50, 95])
+    total_s = process_age_s()
+    loading_s = max(0.0, total_s - result.wall_s)
     written = [path for take in result.takes for path in take.files]
     lines = [f"wrote {path}" for path in (*written, *result.extras)]
     lines += [
-        f"{result.duration_s:.2f} s of video in {result.wall_s:.1f} s:"
-        f" {result.real_time_factor:.2f} x real time;"
+        f"{result.duration_s:.2f} s of video in {total_s:.1f} s, {loading_s:.1f} s of them loading;"
+        f" without that {result.real_time_factor:.2f} x real time;"
         f" per tick p50 {p50_ms:.1f} ms, p95 {p95_ms:.1f} ms",
         result.objects.line,
     ]

@@ -11,16 +11,16 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Literal
 
 import torch
-from pydantic import Field, JsonValue
+from pydantic import JsonValue
 from torch import Tensor
 
 from spatial_v2a.conditioning.openvino_graph import has_openvino
 from spatial_v2a.errors import UserError
 from spatial_v2a.extras import install_command
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.inference.engine_settings import EngineSettings, Weights
 from spatial_v2a.inference.graphed import GraphedPasses
 from spatial_v2a.inference.inductor import InductorPasses
 from spatial_v2a.inference.openvino_passes import OpenVinoPasses
@@ -30,43 +30,11 @@ from spatial_v2a.model import SpatialV2A
 from spatial_v2a.samplers import shape_noise
 from spatial_v2a.stereo import checked_sound
 from spatial_v2a.streaming import reset_
-from spatial_v2a.strict import StrictConfig
 
 log = logging.getLogger(__name__)
 
-StreamName = Literal["depth", "boxes", "dino"]
-Weights = Literal["float32", "int8", "bfloat16"]
 # Of PyTorch and OpenVINO while an engine runs on a CPU.
 NUM_CPU_THREADS = 1
-
-
-class EngineSettings(StrictConfig):
-    """How the engine draws sound.
-
-    Attributes:
-        seed: stream b draws its noise from seed + b, so its sound does not depend on the others
-            (where streams share their noise: group b of them).
-        nfe: evaluations of the head per tick; None is the checkpoint's own number.
-        guidance: weight of everything seen; 1 is plain sampling and costs nothing, None is the
-            checkpoint's own weight.
-        spatial_guidance: weight of depth and boxes; 1 is plain sampling.
-        without: streams of perception to leave out.
-        weights: int8 is for a CPU with OpenVINO and a compiled engine: about a quarter faster,
-            near the samples of float32 at first, which history takes apart; levels stay.
-            bfloat16 is for a GPU: backbone and head in it, what rounding would hurt in float32.
-        pan_strength: 1 is the checkpoint's own pan, 0 mono, 2 twice as wide.
-        torch_compile: a compiled engine goes through `torch.compile` (minutes to make), on a GPU
-            before its graphs are captured.
-    """
-
-    seed: int = Field(default=0, ge=0, lt=2**62)
-    nfe: int | None = Field(default=None, ge=1, le=256)
-    guidance: float | None = Field(default=None, ge=0, le=20)
-    spatial_guidance: float = Field(default=1.0, ge=0, le=20)
-    without: tuple[StreamName, ...] = ()
-    weights: Weights = "float32"
-    pan_strength: float = Field(default=1.0, ge=0, le=2)
-    torch_compile: bool = False
 
 
 class Engine:

@@ -17,6 +17,7 @@ from spatial_v2a.inference.command_options import (
     Detector,
     DetectorWeights,
     HeardObjects,
+    say_loading,
 )
 
 
@@ -110,6 +111,7 @@ def evaluate(
     _check(out, suite=suite, data=data, audio=audio, long_run=long_run)
     if long_run is not None and objects is not None:
         raise UserError("--long-run hears all objects together, as live does; leave --objects out")
+    say_loading(checkpoint or audio)
     if suite is SuiteName.FOOTAGE and folder is not None:
         from spatial_v2a.inference.footage_command import run_footage
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from spatial_v2a.conditioning.cuda_graph import capture
-from spatial_v2a.inference.compiled import CompiledPasses
+from spatial_v2a.inference.compiled import CompiledPasses, Example
 from spatial_v2a.inference.inductor import inductor
 from spatial_v2a.inference.passes import EngineState
 from spatial_v2a.model import SpatialV2A
@@ -29,9 +29,12 @@ class GraphedPasses(CompiledPasses):
         super().__init__(model, **others)
         self._is_inductor = is_inductor
 
-    def compile(self, function: Callable, example: tuple, weights: nn.Module) -> "_Graphed":
+    def compile(
+        self, name: str, function: Callable, example: Example, weights: nn.Module
+    ) -> "_Graphed":
         """See `CompiledPasses`."""
-        return _Graphed(inductor(function, example) if self._is_inductor else function, example)
+        trees = example()
+        return _Graphed(inductor(function, trees) if self._is_inductor else function, trees)
 
 
 class _Graphed:

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.inference.compiled import Call, CompiledPasses
+from spatial_v2a.inference.compiled import Call, CompiledPasses, Example
 from spatial_v2a.streaming import state_tensors, with_tensors
 
 
 class InductorPasses(CompiledPasses):
     """Passes compiled by TorchInductor; the samples are the eager ones to rounding."""
 
-    def compile(self, function: Callable, example: tuple, weights: nn.Module) -> Call:
+    def compile(self, name: str, function: Callable, example: Example, weights: nn.Module) -> Call:
         """See `CompiledPasses`."""
-        return inductor(function, example)
+        return inductor(function, example())
 
 
 def inductor(function: Callable, example: tuple) -> Call:

@@ -4,10 +4,10 @@ import logging
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from spatial_v2a.conditioning.track_edits import TrackEdits
 from spatial_v2a.conditioning.video import VideoSource, open_video
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.files import check_writable
@@ -16,6 +16,9 @@ from spatial_v2a.inference.marking.provenance import needs_sidecar, sidecar_of
 from spatial_v2a.inference.mux import PACKAGINGS, SoundPlan, check_suffix, plan_copies
 from spatial_v2a.inference.original_sound import OriginalTrack, original_tracks
 from spatial_v2a.strict import StrictConfig
+
+if TYPE_CHECKING:
+    from spatial_v2a.conditioning.track_edits import TrackEdits
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +79,7 @@ class DubJob:
     track: OriginalTrack | None = None
     sound: SoundPlan = SoundPlan()
     given: Path | None = None
-    edits: TrackEdits | None = None
+    edits: "TrackEdits | None" = None
     ranking: Path | None = None
     stems: Path | None = None
     command: str = ""
@@ -112,7 +115,7 @@ def plan_jobs(
     overwrite: bool = False,
     report: bool = False,
     given: Path | None = None,
-    edits: TrackEdits | None = None,
+    edits: "TrackEdits | None" = None,
     options: DubOptions | None = None,
     seed: int = 0,
     stems: Path | None = None,
@@ -234,7 +237,7 @@ def _plan(
     overwrite: bool,
     report: bool,
     given: Path | None,
-    edits: TrackEdits | None,
+    edits: "TrackEdits | None",
     options: DubOptions,
     seed: int,
     stems: Path | None,

@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.command_options import Detector, DetectorWeights, Stream, command_line
+from spatial_v2a.inference.command_options import (
+    Detector,
+    DetectorWeights,
+    Stream,
+    command_line,
+    say_loading,
+)
 
 if TYPE_CHECKING:
     from spatial_v2a.conditioning.video import VideoSource
@@ -142,6 +148,7 @@ def live(
         video = _file_to_race(source, options) if fast else None
         opened = None if fast else stack.enter_context(closing(open_source(source, options)))
         # What loads PyTorch comes after what may be refused, or waited for.
+        say_loading(checkpoint)
         from spatial_v2a.inference.live.marks import FileMarks
         from spatial_v2a.inference.live.session import run_fast, run_live, warm_up
 

@@ -11,12 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.conditioning.openvino_graph import OpenVinoGraph, Weights
-from spatial_v2a.inference.compiled import Call, CompiledPasses
+from spatial_v2a.conditioning.compile_cache import make_key
+from spatial_v2a.conditioning.openvino_graph import (
+    OPTIONS,
+    CompiledNetwork,
+    OpenVinoGraph,
+    Weights,
+    compile_traced,
+    compiled_once,
+)
+from spatial_v2a.inference.compiled import Call, CompiledPasses, Example
 from spatial_v2a.inference.passes import EngineState, Passes
 from spatial_v2a.inference.traced import Traced
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.streaming import Write, state_tensors, with_tensors, writes_put_off
+
+# Weights that no pass reads.
+_NOT_RUN = "autoencoder.encoder."
 
 
 class OpenVinoPasses(CompiledPasses):
@@ -30,12 +41,29 @@ class OpenVinoPasses(CompiledPasses):
     def __init__(self, model: SpatialV2A, *, weights: Weights, **others: Any) -> None:
         super().__init__(model, **others)
         self._weights: Weights = weights
+        self._key = make_key(
+            "passes",
+            [item for item in model.state_dict().items() if not item[0].startswith(_NOT_RUN)],
+            packages=("spatial_v2a", "spatial_v2a.conditioning", "spatial_v2a.inference"),
+            config=model.config.model_dump(mode="json", exclude={"name", "training"}),
+            options=OPTIONS,
+            weights=weights,
+            **others,
+        )
 
-    def compile(self, function: Callable, example: tuple, weights: nn.Module) -> "_Graph":
+    def compile(
+        self, name: str, function: Callable, example: Example, weights: nn.Module
+    ) -> "_Graph":
         """See `CompiledPasses`."""
-        return _Graph(function, example, weights, kind=self._weights)
+        network = compiled_once(
+            f"{self._key}-{name}",
+            lambda: _compile(function, example(), weights, kind=self._weights),
+            # What is not from a checkpoint is not there at the next start.
+            is_kept=self.model.folder is not None,
+        )
+        return _Graph(network)
 
-    def compile_attend(self, v_R1V: Tensor, state: EngineState) -> Call:
+    def compile_attend(self, v_R1V: Callable[[], Tensor], state: EngineState) -> Call:
         """See `CompiledPasses`: the plan is made apart, because it needs float64."""
         generator = self.model.generator
 
@@ -47,7 +75,7 @@ class OpenVinoPasses(CompiledPasses):
 
         example = make_plan(state)
         planned = Traced(make_plan, (state,), generator)
-        graph = self.compile(attend, (v_R1V, example, state), generator)
+        graph = self.compile("attend", attend, lambda: (v_R1V(), example, state), generator)
 
         def call(v_R1V: Tensor, state: EngineState) -> tuple[Tensor, ...]:
             plan = with_tensors(example, iter(planned(state)))
@@ -65,23 +93,28 @@ class OpenVinoPasses(CompiledPasses):
         def make_sound(spectra_BCJF2: Tensor, state: EngineState) -> Tensor:
             return decoder.sound(spectra_BCJF2, state.decoder).transpose(1, 2)
 
-        spectra = self.compile(make_spectra, (x_BD, state), decoder)
-        sound = Traced(make_sound, (make_spectra(x_BD, state), state), decoder)
+        spectra = self.compile("spectra", make_spectra, lambda: (x_BD, state), decoder)
+        sound = Traced(make_sound, (*spectra(x_BD, state), state), decoder)
         return lambda x_BD, state: sound(*spectra(x_BD, state), state)
 
 
+def _compile(
+    function: Callable, example: tuple, weights: nn.Module, *, kind: Weights
+) -> CompiledNetwork:
+    """A pass as a network; its notes say where what it writes belongs, as `_Flat.targets`."""
+    inputs = tuple(tensor.clone() for tensor in state_tensors(example))
+    flat = _Flat(function, example, weights).eval()
+    with warnings.catch_warnings():
+        # Shapes are those of one tick for good, which is all that the tracer warns about.
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(flat, inputs, check_trace=False)
+    return compile_traced(traced, inputs, weights=kind, notes=flat.targets)
+
+
 class _Graph:
-    def __init__(
-        self, function: Callable, example: tuple, weights: nn.Module, *, kind: Weights
-    ) -> None:
-        inputs = tuple(tensor.clone() for tensor in state_tensors(example))
-        flat = _Flat(function, example, weights).eval()
-        with warnings.catch_warnings():
-            # Shapes are those of one tick for good, which is all that the tracer warns about.
-            warnings.simplefilter("ignore")
-            traced = torch.jit.trace(flat, inputs, check_trace=False)
-        self._targets = flat.targets
-        self._graph = OpenVinoGraph(traced, inputs, weights=kind)
+    def __init__(self, network: CompiledNetwork) -> None:
+        self._targets = network.notes
+        self._graph = OpenVinoGraph(network)
 
     def __call__(self, *args: Any) -> tuple[Tensor, ...]:
         tensors = tuple(state_tensors(args))

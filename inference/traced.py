@@ -11,23 +11,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.inference.compiled import CompiledPasses
+from spatial_v2a.inference.compiled import CompiledPasses, Example
 from spatial_v2a.streaming import state_tensors, with_tensors
 
 
 class TracedPasses(CompiledPasses):
     """Passes traced on the CPU, bit for bit what they are eagerly; about a second to make."""
 
-    def compile(self, function: Callable, example: tuple, weights: nn.Module) -> "Traced":
+    def compile(
+        self, name: str, function: Callable, example: Example, weights: nn.Module
+    ) -> "Traced":
         """See `CompiledPasses`."""
-        return Traced(function, example, weights)
+        return Traced(function, example(), weights)
 
 
 class Traced:
     """A function of trees, traced for trees of these shapes; it gives the tensors of its result.
 
     Args:
-        function, example, weights: as for `CompiledPasses.compile`.
+        function, weights: as for `CompiledPasses.compile`.
+        example: the trees.
     """
 
     def __init__(self, function: Callable, example: tuple, weights: nn.Module) -> None:

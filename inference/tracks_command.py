@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spatial_v2a.conditioning.console import is_quiet
-from spatial_v2a.inference.command_options import AsJson, Detector, DetectorWeights, Sound
+from spatial_v2a.inference.command_options import (
+    AsJson,
+    Detector,
+    DetectorWeights,
+    Sound,
+    say_loading,
+)
 from spatial_v2a.inference.plain_json import json_text
 from spatial_v2a.inference.progress import progress
 
@@ -48,8 +54,9 @@ def tracks(
     ] = True,
 ) -> None:
     """Writes the objects that VIDEO shows, to edit and to dub with `dub --given`."""
+    say_loading(checkpoint)
     from spatial_v2a.concepts import parse_sounds
-    from spatial_v2a.conditioning.detector_choice import AUTO
+    from spatial_v2a.conditioning.vocabulary import AUTO
     from spatial_v2a.inference.dubbing.track_writer import TrackWriter, plan_tracks
 
     sounds = None if sound is None else parse_sounds(sound)

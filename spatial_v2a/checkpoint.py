@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
 
 from spatial_v2a.bounded import read_text
@@ -145,6 +143,9 @@ def write_checkpoint(
 
 def upload_checkpoint(folder: Path, repo_id: str, *, private: bool) -> str:
     """Uploads a folder to the hub, with card.md as its front page; returns its address."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     api = HfApi()
     try:
         url = api.create_repo(repo_id, private=private, exist_ok=True)
@@ -158,6 +159,13 @@ def upload_checkpoint(folder: Path, repo_id: str, *, private: bool) -> str:
 
 
 def _download(repo_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
+
     patterns = [CONFIG_FILE, CARD_FILE, "*.safetensors", "*.safetensors.index.json"]
     try:
         return Path(snapshot_download(repo_id, allow_patterns=patterns))

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -82,6 +81,8 @@ def num_elements(folder: Path, stem: str, *, prefix: str = "") -> int:
 
 def write_tensors(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> None:
     """Writes weights in 16 bits, split so that no file passes `MAX_FILE_BYTES`."""
+    from huggingface_hub import split_torch_state_dict_into_shards
+
     stored = {key: _narrow(tensor) for key, tensor in tensors.items()}
     split = split_torch_state_dict_into_shards(
         stored, filename_pattern=stem + "{suffix}.safetensors", max_shard_size=MAX_FILE_BYTES

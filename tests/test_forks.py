@@ -35,10 +35,10 @@ def fork(work):
 torch.set_num_threads(2)
 """
 GRAPH = """
-from spatial_v2a.conditioning.openvino_graph import OpenVinoGraph
+from spatial_v2a.conditioning.openvino_graph import OpenVinoGraph, compile_traced
 example = (torch.ones(1, 4),)
 def compiled():
-    return OpenVinoGraph(torch.jit.trace(torch.nn.Linear(4, 4), example), example)
+    return OpenVinoGraph(compile_traced(torch.jit.trace(torch.nn.Linear(4, 4), example), example))
 graph = compiled()
 def result(graph):
     return graph(*example)[0].shape

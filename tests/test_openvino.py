@@ -1,5 +1,6 @@
 """OpenVINO as a compiler: encoders and engine give what PyTorch gives, int8 nearly so."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,14 @@ import torch
 
 from spatial_v2a import Config
 from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.openvino_graph import SWITCH, OpenVinoGraph, has_openvino
+from spatial_v2a.conditioning.openvino_graph import (
+    SWITCH,
+    OpenVinoGraph,
+    compile_traced,
+    has_openvino,
+)
 from spatial_v2a.errors import UserError
+from spatial_v2a.extras import install_command
 from spatial_v2a.inference.engine import Engine, EngineSettings, fastest_weights
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
@@ -39,7 +46,7 @@ def test_inputs_may_move_and_need_not_be_contiguous() -> None:
             return a + 2 * b, a.sum(dim=1)
 
     example = (torch.zeros(2, 3), torch.zeros(2, 3))
-    graph = OpenVinoGraph(torch.jit.trace(Sum(), example), example)
+    graph = OpenVinoGraph(compile_traced(torch.jit.trace(Sum(), example), example))
     a = torch.arange(6.0).reshape(2, 3)
     wide = torch.arange(12.0).reshape(3, 4).T[:2]
     for b in (torch.ones(2, 3), wide, torch.full((2, 3), -1.0)):
@@ -57,7 +64,7 @@ def test_matrices_in_8_bit_are_near() -> None:
     traced = torch.jit.trace(layer, (x,))
     with torch.inference_mode():
         expected = layer(x)
-        (found,) = OpenVinoGraph(traced, (x,), weights="int8")(x)
+        (found,) = OpenVinoGraph(compile_traced(traced, (x,), weights="int8"))(x)
     error = float((found - expected).norm() / expected.norm())
     assert 1e-5 < error < 0.02
 
@@ -101,7 +108,7 @@ def test_int8_needs_openvino_and_a_compiled_engine(
     with pytest.raises(UserError, match="OpenVINO"):
         Engine(tiny_model, settings=settings)
     monkeypatch.setenv(SWITCH, "0")
-    with pytest.raises(UserError, match=r"spatial-v2a\[cpu\]"):
+    with pytest.raises(UserError, match=re.escape(install_command("cpu"))):
         Engine(tiny_model, settings=settings, is_compiled=True)
 
 

@@ -4,8 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+from spatial_v2a.conditioning.video_write import write_video
 
 HEAVY = {
     "accelerate",
@@ -34,6 +38,19 @@ for name in ("", *command.commands):
     loaded[name] = [module for module in sys.modules if "." not in module]
 print()
 print(json.dumps(loaded))
+"""
+
+
+# Runs a command as far as torch, which takes most of a start.
+RUN_UP_TO_TORCH = """
+import sys
+class Stop:
+    def find_spec(name, path=None, target=None):
+        if name == "torch":
+            raise SystemExit("torch")
+sys.meta_path.insert(0, Stop)
+from spatial_v2a.inference.cli import run
+run({arguments!r})
 """
 
 
@@ -68,3 +85,29 @@ def test_the_package_alone_loads_no_library_of_the_work() -> None:
         run_python("import json, spatial_v2a, sys; print(json.dumps(list(sys.modules)))")
     )
     assert not HEAVY.intersection(loaded)
+
+
+@pytest.mark.parametrize("command", ["dub", "tracks", "live", "evaluate", "bench"])
+def test_the_first_line_comes_before_torch(command: str, tmp_path: Path) -> None:
+    """Nothing was said for most of half a minute."""
+    clip = tmp_path / "clip.mp4"
+    write_video(clip, np.zeros((2, 48, 64, 3), dtype=np.uint8), 30)
+    arguments = {
+        "dub": [clip, "--checkpoint", "tiny"],
+        "tracks": [clip, "--checkpoint", "tiny"],
+        "live": ["--source", clip, "--sink", tmp_path / "a.wav", "--checkpoint", "tiny"],
+        "evaluate": ["--data", tmp_path, "--out", tmp_path / "out", "--checkpoint", "tiny"],
+        "bench": ["--checkpoint", "tiny"],
+    }[command]
+    words = [command, *map(str, arguments)]
+    code = RUN_UP_TO_TORCH.format(arguments=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == ["loading tiny ...", "torch"]
+
+
+def test_a_missing_file_is_refused_before_torch(tmp_path: Path) -> None:
+    words = ["dub", str(tmp_path / "nothing.mp4")]
+    code = RUN_UP_TO_TORCH.format(arguments=words)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stderr.startswith("error: no such file") and done.stderr.count("\n") == 1

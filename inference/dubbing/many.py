@@ -12,15 +12,13 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from spatial_v2a.concepts import Concept
-from spatial_v2a.conditioning.detector_choice import STAGE
+from spatial_v2a.conditioning.vocabulary import STAGE
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.files import check_writable
-from spatial_v2a.inference.dub import Dubber, DubResult
-from spatial_v2a.inference.dubbing.object_mix import DEFAULT_OBJECTS, Objects
-from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.engine_settings import EngineSettings
 from spatial_v2a.inference.jobs import (
     DubJob,
     DubOptions,
@@ -29,6 +27,10 @@ from spatial_v2a.inference.jobs import (
     plan_jobs,
     plan_takes,
 )
+
+if TYPE_CHECKING:
+    from spatial_v2a.inference.dub import Dubber, DubResult
+    from spatial_v2a.inference.dubbing.object_mix import Objects
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class Recipe:
     settings: EngineSettings
     options: DubOptions
     fov_deg: float | None = None
-    objects: Objects | None = None
+    objects: "Objects | None" = None
     detector: str = STAGE
     detector_weights: Path | None = None
     sounds: Mapping[str, Concept | None] | None = None
@@ -65,8 +67,11 @@ class Recipe:
     report: bool = False
     command: str = ""
 
-    def make_dubber(self) -> Dubber:
+    def make_dubber(self) -> "Dubber":
         """The loaded model."""
+        from spatial_v2a.inference.dub import Dubber
+        from spatial_v2a.inference.dubbing.object_mix import DEFAULT_OBJECTS
+
         return Dubber(
             self.checkpoint,
             settings=self.settings,
@@ -105,7 +110,7 @@ class Outcome:
 
     video: Path
     state: Literal["dubbed", "skipped", "failed"]
-    result: DubResult | None = None
+    result: "DubResult | None" = None
     message: str = ""
 
 
@@ -163,7 +168,7 @@ def is_done(video: Path, recipe: Recipe) -> bool:
 def dub_one(
     video: Path,
     recipe: Recipe,
-    make_dubber: Callable[[], Dubber],
+    make_dubber: "Callable[[], Dubber]",
     *,
     on_start: Callable[[DubJob], Callable[[int], None]] | None = None,
 ) -> Outcome:
@@ -181,7 +186,7 @@ def dub_one(
     return outcome_of(video, result)
 
 
-def outcome_of(video: Path, result: DubResult) -> Outcome:
+def outcome_of(video: Path, result: "DubResult") -> Outcome:
     """The outcome of a dub that went well."""
     return Outcome(video, "dubbed", result)
 
@@ -212,7 +217,7 @@ def _start_worker(recipe: Recipe, parent: int) -> None:
 
 
 def _dub_in_worker(video: Path) -> Outcome:
-    def make_dubber() -> Dubber:
+    def make_dubber() -> "Dubber":
         if _worker["dubber"] is None:
             _worker["dubber"] = _worker["recipe"].make_dubber()
         return _worker["dubber"]

@@ -103,7 +103,7 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """New sound [L, 2] of the plan's ticks, and the milliseconds that each took."""
     history_TD = _history(dubber, plan)
-    mix = dubber.object_mix(1)
+    mix = dubber.object_mix(1, num_ticks=plan.ticks.stop - plan.context.start)
     pieces, times_ms = [], array("d")
     seen = dubber.perceive(plan.job, ticks=range(plan.context.start, plan.ticks.stop))
     with engine_threads(dubber.device), closing(seen):

@@ -6,7 +6,6 @@ Legend: L samples, C audio channels, N differences, T ticks, H hops.
 from array import array
 
 import numpy as np
-from scipy.ndimage import maximum_filter1d
 
 from spatial_v2a.inference.inspection.levels import MIN_CLIP_RUN
 from spatial_v2a.timing import TIMING
@@ -47,6 +46,8 @@ def find_clicks(audio_LC: np.ndarray) -> np.ndarray:
     Returns:
         Sample indices; the first and last REACH_SAMPLES have no full neighbourhood and no click.
     """
+    from scipy.ndimage import maximum_filter1d
+
     residual_NC = np.abs(np.diff(audio_LC.astype(np.float32), n=PREDICTOR_ORDER, axis=0))
     count = len(residual_NC) - 2 * REACH_SAMPLES
     if count <= 0:

@@ -28,7 +28,6 @@ from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach
 from spatial_v2a.inference.mux import KeptPackets, open_sink
 from spatial_v2a.inference.original_sound import original_energies
-from spatial_v2a.inference.report import PanReport
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.stereo import StereoMeter, StereoSummary, summarize
 
@@ -87,6 +86,9 @@ class TakeNotes:
         self.judges = [TakeMeter() for _ in job.takes] if is_ranked else []
         self.pan = None
         if any(take.report for take in job.takes):
+            # Drawing needs matplotlib, which takes a second to load.
+            from spatial_v2a.inference.report import PanReport
+
             self.pan = PanReport(config, is_given=job.given is not None, truth=job.truth)
 
     def add(self, image_HWC: np.ndarray, features: FrameFeatures, heard: list[np.ndarray]) -> None:
@@ -202,7 +204,6 @@ def write_takes_ranking(
     """Ranks several takes; returns the table, and the JSON, Markdown and picture written."""
     if job.ranking is None or notes.scene is None:
         return "", ()
-    # Drawing needs matplotlib, which takes a second to load.
     from spatial_v2a.inference.dubbing.take_report import draw_takes
 
     names, title = [take.out.name for take in job.takes], job.source.path.name

@@ -7,7 +7,6 @@ Legend: L samples, C audio channels, J spectrum frames, N onsets, S sums, R summ
 
 import numpy as np
 import torch
-import torchaudio
 
 from spatial_v2a.timing import TIMING
 
@@ -48,6 +47,9 @@ def spectral_flux_db(audio_LC: np.ndarray) -> np.ndarray:
     """
     if len(audio_LC) <= FFT_SAMPLES // 2:
         return np.zeros(0)
+    # torchaudio takes half a second to load, and a dub without takes asks for no onsets.
+    import torchaudio
+
     mel = torchaudio.transforms.MelSpectrogram(
         TIMING.sample_rate_hz,
         n_fft=FFT_SAMPLES,
