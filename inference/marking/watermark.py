@@ -20,7 +20,6 @@ import hashlib
 from functools import cache
 
 import numpy as np
-import scipy.fft
 from numpy.typing import ArrayLike, NDArray
 
 from spatial_v2a.timing import TIMING
@@ -44,7 +43,8 @@ REACH_SAMPLES = 256
 STRENGTH_DB = -28.7
 
 _SPAN = CELL_SAMPLES + FADE_SAMPLES
-_BLOCK = scipy.fft.next_fast_len(_SPAN + 2 * REACH_SAMPLES, real=True)
+# The next size that FFTs are fast for, 2^2 * 3 * 5^3; asking scipy takes a second of import.
+_BLOCK = 1500
 
 
 @cache
@@ -72,19 +72,19 @@ def cell_shape() -> NDArray[np.float32]:
 def _responses() -> NDArray[np.float32]:
     """Gains of the filters h_j times the strength, at the frequencies of a block, [P, F]."""
     size = 8 * REACH_SAMPLES
-    hz = scipy.fft.rfftfreq(size, 1 / TIMING.sample_rate_hz)
+    hz = np.fft.rfftfreq(size, 1 / TIMING.sample_rate_hz)
     first_hz = (FIRST_BIN - 0.5) * TIMING.sample_rate_hz / BIN_SAMPLES
     width_hz = BINS_PER_BAND * TIMING.sample_rate_hz / BIN_SAMPLES
     band = np.floor((hz - first_hz) / width_hz).astype(int)
     is_inside = (band >= 0) & (band < NUM_BANDS)
     gains_PF = np.where(is_inside, signs()[:, np.clip(band, 0, NUM_BANDS - 1)], 0.0)
-    taps_PN = scipy.fft.irfft(gains_PF, size, axis=1)
+    taps_PN = np.fft.irfft(gains_PF, size, axis=1)
     lags = np.arange(-REACH_SAMPLES, REACH_SAMPLES + 1)
     window = 0.5 + 0.5 * np.cos(np.pi * lags / (REACH_SAMPLES + 1))
     short_PN = np.zeros((NUM_CELLS, _BLOCK))
     short_PN[:, lags] = taps_PN[:, lags] * window
     # Symmetric around zero: the spectrum is real, the mark shifts nothing.
-    gains_PF = scipy.fft.rfft(short_PN, axis=1).real * 10 ** (STRENGTH_DB / 20)
+    gains_PF = np.fft.rfft(short_PN, axis=1).real * 10 ** (STRENGTH_DB / 20)
     return gains_PF.astype(np.float32)
 
 
@@ -159,8 +159,8 @@ class Watermarker:
         block_CN = np.zeros((len(self._heard_CL), _BLOCK), np.float32)
         block_CN[:, :size] = self._heard_CL[:, used : used + size]
         # The block may wrap around: only the first and last REACH_SAMPLES, which are cut, hear it.
-        heard_CF = scipy.fft.rfft(block_CN, axis=1)
-        filtered_CN = scipy.fft.irfft(heard_CF * _responses()[self._cell % NUM_CELLS], _BLOCK)
+        heard_CF = np.fft.rfft(block_CN, axis=1)
+        filtered_CN = np.fft.irfft(heard_CF * _responses()[self._cell % NUM_CELLS], _BLOCK)
         mark_CL = filtered_CN[:, REACH_SAMPLES : REACH_SAMPLES + _SPAN] * cell_shape()
         mark_CL[:, :FADE_SAMPLES] += self._tail_CL
         self._tail_CL = mark_CL[:, CELL_SAMPLES:]
