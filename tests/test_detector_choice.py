@@ -26,11 +26,9 @@ class Sees(BoxDetector):
     """A detector that sees one thing, as sure as told, in every picture."""
 
     def __init__(self, names: tuple[str, ...], label: int, score: float) -> None:
-        super().__init__()
+        super().__init__(torch.nn.Identity())
         self.names, self.label, self.score = names, label, score
         self.settings = BoxSettings(image_height=64, image_width=64)
-        self.model = torch.nn.Identity()
-        self.freeze()
 
     def detect(self, frames_BHWC: torch.Tensor) -> list[Detections]:
         corners = np.array([[0.2, 0.2, 0.4, 0.6]], np.float32)
