@@ -14,6 +14,8 @@ from spatial_v2a.conditioning import compile_cache, openvino_graph
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.compile_cache import cache_folder, load, make_key, store
 from spatial_v2a.conditioning.openvino_graph import has_openvino
+from spatial_v2a.inference.compiled import CompiledPasses
+from spatial_v2a.inference.dub import MIN_TICKS_TO_COMPILE, Dubber
 from spatial_v2a.inference.engine import Engine, EngineSettings
 from spatial_v2a.model import SpatialV2A
 from tests.test_engine import random_features
@@ -240,3 +242,19 @@ def test_a_damaged_entry_is_said_to_who_asks(folder: Path, caplog) -> None:
     with caplog.at_level(logging.INFO):
         assert load("key") is None
     assert str(path) in caplog.text
+
+
+def test_a_short_clip_is_not_compiled_for_where_nothing_is_kept(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ticks count over all files of a run: many short clips are worth it as well."""
+    dubber = Dubber(checkpoint, device="cpu")
+
+    def is_compiled(num_ticks: int) -> bool:
+        passes = dubber.object_mix(1, num_ticks=num_ticks)._engine.passes
+        return isinstance(passes, CompiledPasses)
+
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert not is_compiled(30) and not is_compiled(MIN_TICKS_TO_COMPILE - 31)
+    assert is_compiled(1)
