@@ -98,7 +98,7 @@ _register_marks()
 
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2."""
-    _keep_memory_flat()
+    keep_memory_flat()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # Remarks of a library on its own defaults are no business of someone who dubs.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -109,7 +109,7 @@ def main() -> None:
     sys.exit(run(sys.argv[1:]))
 
 
-def _keep_memory_flat() -> None:
+def keep_memory_flat() -> None:
     """One arena for all threads, where glibc allocates.
 
     With an arena a thread, what one thread allocates and another frees leaves holes: about 4 MB

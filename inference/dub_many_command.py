@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,11 +12,10 @@ import typer
 from spatial_v2a.conditioning.console import is_quiet
 from spatial_v2a.inference.command_options import say_loading
 from spatial_v2a.inference.dub_output_command import tell_as_json
-from spatial_v2a.inference.progress import progress
+from spatial_v2a.inference.progress import Show, progress
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.dubbing.many import Outcome, Recipe
-    from spatial_v2a.inference.jobs import DubJob
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,7 @@ def dub_many(
     videos: list[Path], recipe: "Recipe", *, num_jobs: int, skips: bool, as_json: bool
 ) -> None:
     """Dubs the files one after another or at once, and ends with a table and the exit code."""
-    from spatial_v2a.inference.dubbing.many import Outcome, check_many, dub_in_processes, is_done
+    from spatial_v2a.inference.dubbing.many import Outcome, check_many, is_done
 
     check_many(videos, recipe)
     say_loading(recipe.checkpoint)
@@ -35,11 +34,7 @@ def dub_many(
         video: Outcome(video, "skipped") for video in videos if skips and is_done(video, recipe)
     }
     waiting = [video for video in videos if video not in outcomes]
-    if num_jobs > 1 and len(waiting) > 1:
-        made = dub_in_processes(waiting, recipe, min(num_jobs, len(waiting)))
-    else:
-        made = _one_by_one(waiting, recipe)
-    for number, outcome in enumerate(made, start=1):
+    for number, outcome in enumerate(_dubbed(waiting, recipe, num_jobs), start=1):
         outcomes[outcome.video] = outcome
         if not is_quiet():
             typer.echo(f"{number}/{len(waiting)} {_line(outcome)}", err=as_json)
@@ -55,24 +50,24 @@ def dub_many(
         raise typer.Exit(1)
 
 
-def _one_by_one(videos: list[Path], recipe: "Recipe") -> Iterator["Outcome"]:
-    """Outcomes of videos dubbed with one model, which is loaded for the first that needs it."""
-    from functools import cache
+def _dubbed(videos: list[Path], recipe: "Recipe", num_jobs: int) -> Iterator["Outcome"]:
+    """Outcomes of videos as they end, with progress on stderr where it is one video at a time."""
+    from spatial_v2a.inference.dubbing.many import dub_in_processes
+    from spatial_v2a.timing import TIMING
 
-    from spatial_v2a.inference.dubbing.many import dub_one
+    shows: dict[Path, Show] = {}
+    with ExitStack() as bars:
 
-    make_dubber = cache(recipe.make_dubber)
-    for video in videos:
-        with ExitStack() as stack:
+        def follow(video: Path, num_done: int, num_ticks: int) -> None:
+            if video not in shows:
+                bar = progress(video.name, total_s=float(num_ticks * TIMING.tick_s))
+                shows[video] = bars.enter_context(bar)
+            shows[video](float(num_done * TIMING.tick_s))
 
-            def start(job: "DubJob", stack=stack) -> Callable[[int], None]:
-                tick_s = float(job.source.timing.tick_s)
-                bar = progress(job.source.path.name, total_s=float(job.source.duration))
-                show = stack.enter_context(bar)
-                return lambda done: show(done * tick_s)
-
-            outcome = dub_one(video, recipe, make_dubber, on_start=start)
-        yield outcome
+        on_tick = follow if num_jobs == 1 else None
+        for outcome in dub_in_processes(videos, recipe, num_jobs, on_tick=on_tick):
+            bars.close()
+            yield outcome
 
 
 def _line(outcome: "Outcome") -> str:
@@ -84,12 +79,13 @@ def _line(outcome: "Outcome") -> str:
 def _tell_many(outcomes: list["Outcome"]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(
         "video", "what", "length", "took", "x real time", "side/mid", "loudness", "objects"
     )
     for outcome in outcomes:
-        row = [outcome.video.name, outcome.state]
+        row = [Text(outcome.video.name), outcome.state]
         if (result := outcome.result) is not None:
             take = result.takes[0]
             row += [f"{result.duration_s:.1f} s", f"{result.wall_s:.1f} s"]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from spatial_v2a.conditioning.video import VideoSource, open_video
+from spatial_v2a.conditioning.video_scan import MAX_LENGTH_S
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.files import check_writable
 from spatial_v2a.inference.dubbing.mixing import Extent, MixSettings, mix_extent
@@ -16,6 +18,7 @@ from spatial_v2a.inference.marking.provenance import needs_sidecar, sidecar_of
 from spatial_v2a.inference.mux import PACKAGINGS, SoundPlan, check_suffix, plan_copies
 from spatial_v2a.inference.original_sound import OriginalTrack, original_tracks
 from spatial_v2a.strict import StrictConfig
+from spatial_v2a.timing import TIMING
 
 if TYPE_CHECKING:
     from spatial_v2a.conditioning.track_edits import TrackEdits
@@ -25,6 +28,8 @@ log = logging.getLogger(__name__)
 MAX_TAKES = 16
 # The title of a generated track that stands beside others.
 TRACK_TITLE = "spatial-v2a"
+# Of the sound on its way, float32.
+BYTES_PER_SAMPLE = 4
 
 
 class DubOptions(StrictConfig):
@@ -266,12 +271,32 @@ def _plan(
         if os.path.exists(path) and path.samefile(video):
             raise UserError(f"{path} is the video itself; give another name with -o")
         check_writable(path, overwrite=overwrite)
+    check_size(job)
     if stems is not None:
         _check_stems(stems, overwrite=overwrite)
     if target.suffix.lower() in PACKAGINGS:
         copies = plan_copies(source, target.suffix.lower(), sound.kept)
         job = replace(job, sound=replace(sound, copies=copies))
     return job
+
+
+def check_size(job: DubJob) -> None:
+    """Refuses sound that lasts for days, or needs more scratch than the disk has free."""
+    lengths = [job.extent(take).num_samples for take in job.takes]
+    length_s = max(lengths) / TIMING.sample_rate_hz
+    if length_s > MAX_LENGTH_S:
+        raise UserError(
+            f"the sound of {job.source.path} would last {length_s / 3600:,.0f} hours, for its own"
+            " lies so far from the picture, and a day is the most; leave it out with --original"
+            " drop, or a .wav for -o"
+        )
+    needed = sum(lengths) * TIMING.num_channels * BYTES_PER_SAMPLE
+    free = shutil.disk_usage(job.out.parent).free
+    if needed > free:
+        raise UserError(
+            f"dubbing {job.source.path} needs {needed / 1e9:.1f} GB of scratch in {job.out.parent},"
+            f" where {free / 1e9:.1f} GB are free; use -o with a folder on another disk"
+        )
 
 
 def plan_takes(target: Path, num_takes: int, *, seed: int, report: bool) -> tuple[Take, ...]:

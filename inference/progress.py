@@ -68,7 +68,8 @@ def _bar(name: str, total_s: float | None) -> Iterator[Callable[..., None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    text = TextColumn("{task.description} {task.completed:.1f} s")
+    # Names are no markup, whatever brackets they have.
+    text = TextColumn("{task.description} {task.completed:.1f} s", markup=False)
     with Progress(
         text, BarColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True
     ) as bar:

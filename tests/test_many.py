@@ -143,3 +143,29 @@ def test_kill_and_start_again(tmp_path: Path, checkpoint: Path) -> None:
     assert left == sorted([*names, *(f"{n}.dubbed.mp4" for n in range(4))]), left
     lengths = {len(decoded_sound(tmp_path / "in" / f"{n}.dubbed.mp4")) for n in range(4)}
     assert len(lengths) == 1
+
+
+def test_a_broken_file_ends_no_folder_run(tmp_path, checkpoint, capsys, monkeypatch) -> None:
+    """A process that ends while it reads one file: the file is named, the rest is dubbed."""
+    write_clips(tmp_path / "in", "a.mp4", "b.mp4", "c.mp4")
+    monkeypatch.setenv("PYTHONPATH", str(write_fault(tmp_path / "fault", "b.mp4")))
+    out = tmp_path / "out"
+    out.mkdir()
+    assert run(words(checkpoint, tmp_path / "in", "-o", out)) == 1
+    said = capsys.readouterr().out
+    assert "2 dubbed, 0 skipped, 1 failed" in said
+    assert "b.mp4 ended the process that dubbed it (SIGSEGV)" in said
+    assert sorted(path.name for path in out.iterdir()) == ["a.dubbed.mp4", "c.dubbed.mp4"]
+
+
+def write_fault(folder: Path, name: str) -> Path:
+    """A folder for PYTHONPATH: Python processes started from there die when they open `name`."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "def hook(event, args):\n"
+        f"    if event == 'open' and str(args[0]).endswith({name!r}):\n"
+        "        os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "sys.addaudithook(hook)\n"
+    )
+    return folder

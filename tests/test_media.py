@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,12 +16,15 @@ import soundfile
 
 from spatial_v2a.conditioning.media import open_input, open_output, packets
 from spatial_v2a.conditioning.video import open_video
+from spatial_v2a.conditioning.video_scan import MAX_LENGTH_S
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli import run
+from spatial_v2a.inference.dubbing.mixing import MixSettings
 from spatial_v2a.inference.evaluation.store import read_rival_wav
 from spatial_v2a.inference.inspection.sound import SoundReader, describe_track
-from spatial_v2a.inference.jobs import default_out
+from spatial_v2a.inference.jobs import DubOptions, check_size, default_out, plan_jobs
+from spatial_v2a.inference.live.sources import SourceOptions, open_source
 from spatial_v2a.inference.marking.watermark_detect import detect_file
 from spatial_v2a.inference.original_sound import original_tracks, track_pieces
 from tests.media_files import RATE_HZ, shades, write_surround_mov, write_ts
@@ -45,6 +49,7 @@ def test_a_name_is_only_a_name(tmp_path: Path, clip: Path, monkeypatch, name: st
     shutil.copy(clip, tmp_path / name)
     monkeypatch.chdir(tmp_path)
     assert open_video(Path(name)).num_ticks == 6
+    assert len(list(open_source(name, SourceOptions()).pictures())) == 6
     out = Path(f"{name[:200]}:out.mp4")
     with open_input(name) as source, open_output(out) as target:
         copy = target.add_stream_from_template(source.streams.video[0])
@@ -247,3 +252,31 @@ def test_sound_names_are_only_names(tmp_path: Path, monkeypatch) -> None:
         soundfile.write("plain.wav", np.zeros((1600, 2)), RATE_HZ, format="WAV")
         os.rename("plain.wav", name)
         assert read_rival_wav(Path(name), num_samples=1600).shape == (1600, 2)
+
+
+def test_scratch_that_the_disk_cannot_take_is_refused(tmp_path: Path, clip: Path) -> None:
+    """Sixteen takes of a day are 530 GB; of the sound of a clip that is not asked for, none."""
+    (job,) = plan_jobs([clip], out=tmp_path / "out.wav")
+    day = replace(job.source.extent, duration_s=Fraction(MAX_LENGTH_S))
+    source = replace(job.source, extent=day)
+    with pytest.raises(UserError, match="of scratch"):
+        check_size(replace(job, source=source, takes=job.takes * 5000))
+
+
+def test_sound_that_lies_days_from_the_picture_is_refused(tmp_path: Path, clip: Path) -> None:
+    path = tmp_path / "far.mkv"
+    with av.open(str(clip)) as source, av.open(str(path), "w") as target:
+        picture = target.add_stream_from_template(source.streams.video[0])
+        track = target.add_stream("pcm_s16le", rate=RATE_HZ, layout="mono")
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = picture
+                target.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4800), np.int16), "s16", "mono")
+        frame.sample_rate, frame.time_base = RATE_HZ, Fraction(1, RATE_HZ)
+        frame.pts = 3 * 24 * 3600 * RATE_HZ
+        target.mux([*track.encode(frame), *track.encode(None)])
+    options = DubOptions(mix=MixSettings(original="keep"))
+    with pytest.raises(UserError, match="would last 72 hours"):
+        plan_jobs([path], options=options)
+    assert plan_jobs([path])[0].source.num_ticks == 6

@@ -1,23 +1,24 @@
 """Many files with one model: folders and patterns, those that exist skipped, failures told apart.
 
-A file that fails does not stop the rest. With several processes each has a model of its own.
+A file that fails does not stop the rest, nor one that ends the process that reads it: processes of
+their own dub the files, each with a model.
 """
 
 import glob
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from spatial_v2a.concepts import Concept
 from spatial_v2a.conditioning.vocabulary import STAGE
 from spatial_v2a.errors import UserError, as_tuple
-from spatial_v2a.files import check_writable
+from spatial_v2a.files import check_writable, remove_leftovers
+from spatial_v2a.inference.dubbing.workers import Died, Work, run_tasks
 from spatial_v2a.inference.engine_settings import EngineSettings
 from spatial_v2a.inference.jobs import (
     DubJob,
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from spatial_v2a.inference.dubbing.object_mix import Objects
 
 log = logging.getLogger(__name__)
+
+# How often a process says how far it is.
+NEWS_S = 0.2
 
 # What a folder is searched for; a file that is named may end in anything.
 VIDEO_SUFFIXES = (
@@ -191,44 +195,63 @@ def outcome_of(video: Path, result: "DubResult") -> Outcome:
     return Outcome(video, "dubbed", result)
 
 
-def dub_in_processes(videos: list[Path], recipe: Recipe, num_jobs: int) -> Iterator[Outcome]:
-    """Outcomes of videos as they end, dubbed by `num_jobs` processes with a model each."""
-    context = get_context("spawn")
-    with ProcessPoolExecutor(
-        num_jobs, mp_context=context, initializer=_start_worker, initargs=(recipe, os.getpid())
-    ) as pool:
-        waiting = {pool.submit(_dub_in_worker, video): video for video in videos}
-        try:
-            for future in as_completed(waiting):
-                video = waiting.pop(future)
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    yield Outcome(video, "failed", message="its process was killed; run it again")
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+def dub_in_processes(
+    videos: list[Path],
+    recipe: Recipe,
+    num_jobs: int,
+    *,
+    on_tick: Callable[[Path, int, int], None] | None = None,
+) -> Iterator[Outcome]:
+    """Outcomes of videos as they end, dubbed by `num_jobs` processes with a model each.
+
+    Args:
+        videos: the files.
+        recipe: what they are dubbed with.
+        num_jobs: files at once.
+        on_tick: called now and then with a video, the ticks done and the ticks in all.
+    """
+
+    def show(video: Path, ticks: tuple[int, int]) -> None:
+        if on_tick is not None:
+            on_tick(video, *ticks)
+
+    for video, outcome in run_tasks(videos, _make_work, recipe, num_workers=num_jobs, on_news=show):
+        if isinstance(outcome, Died):
+            remove_leftovers(default_out(video, recipe.out).parent)
+            outcome = _killed(video, outcome)
+        yield outcome
 
 
-_worker: dict = {}
+def _make_work(recipe: Recipe) -> Work:
+    """What a worker does with a video; the model is loaded for the first that needs it."""
+    make_dubber = cache(recipe.make_dubber)
+
+    def work(video: Path, tell: Callable[[tuple[int, int]], None]) -> Outcome:
+        def start(job: DubJob) -> Callable[[int], None]:
+            told_s = 0.0
+
+            def on_tick(num_done: int) -> None:
+                nonlocal told_s
+                is_last = num_done == job.source.num_ticks
+                if is_last or time.monotonic() - told_s > NEWS_S:
+                    told_s = time.monotonic()
+                    tell((num_done, job.source.num_ticks))
+
+            return on_tick
+
+        return dub_one(video, recipe, make_dubber, on_start=start)
+
+    return work
 
 
-def _start_worker(recipe: Recipe, parent: int) -> None:
-    _worker.update(recipe=recipe, parent=parent, dubber=None)
-
-
-def _dub_in_worker(video: Path) -> Outcome:
-    def make_dubber() -> "Dubber":
-        if _worker["dubber"] is None:
-            _worker["dubber"] = _worker["recipe"].make_dubber()
-        return _worker["dubber"]
-
-    return dub_one(video, _worker["recipe"], make_dubber, on_start=lambda job: _stop_as_orphan)
-
-
-def _stop_as_orphan(num_ticks: int) -> None:
-    """Ends the file under way when nobody waits for it any more: its parent was killed."""
-    if os.getppid() != _worker["parent"]:
-        raise KeyboardInterrupt
+def _killed(video: Path, died: Died) -> Outcome:
+    message = f"{video} ended the process that dubbed it ({died.cause}); leave it out or convert it"
+    if died.cause == "SIGKILL":
+        message = (
+            f"the process that dubbed {video} was killed, as a system short of memory does; run it"
+            " again with fewer --jobs"
+        )
+    return Outcome(video, "failed", message=message)
 
 
 def _is_input(path: Path) -> bool:

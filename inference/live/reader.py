@@ -14,6 +14,7 @@ import av
 from av.container import InputContainer
 from av.video.stream import VideoStream
 
+from spatial_v2a.conditioning.media import packets
 from spatial_v2a.conditioning.video import display_matrix, to_rgb
 from spatial_v2a.conditioning.video_scan import picture_stream
 from spatial_v2a.errors import UserError
@@ -143,13 +144,13 @@ class AvSource:
         self, container: InputContainer, stream: VideoStream
     ) -> Iterator[av.VideoFrame | None]:
         """Decoded frames; None for each packet that cannot be decoded."""
-        packets = container.demux(stream)
+        stored = packets(container, stream)
         while True:
             try:
-                packet = next(packets, None)
+                packet = next(stored, None)
             except av.error.BlockingIOError:
                 time.sleep(POLL_S)
-                packets = container.demux(stream)
+                stored = packets(container, stream)
                 continue
             except (av.error.FFmpegError, OSError) as error:
                 raise SourceLost(reason_of(error)) from error

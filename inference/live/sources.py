@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 from av.container import InputContainer
 
+from spatial_v2a.conditioning.media import open_container
 from spatial_v2a.conditioning.video import MAX_ROUNDING_UNIT_S, VideoSource, open_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.live.devices import Device, camera, screen
@@ -112,7 +113,7 @@ def file_source(video: VideoSource) -> AvSource:
     name = str(video.path)
     return AvSource(
         name,
-        lambda: open_any(name, name, SourceOptions(), {"fflags": "+genpts"}),
+        lambda: open_container(video.path),
         is_paced=True,
         start_s=video.extent.start_s,
         num_ticks=video.num_ticks,
