@@ -5,6 +5,7 @@ opens what it names. Here it gets an open file and may open nothing else.
 """
 
 import io
+import os
 import re
 import stat
 from collections.abc import Iterator
@@ -214,17 +215,12 @@ class _File(io.FileIO):
 
 def _open_file(path: Path, kind: str) -> _File:
     try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise UserError(f"{path} is a folder; name one {kind} in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path} is {_kind_of(status.st_mode)}, and a {kind} is read more than"
-                            " once; write it to a file first (cat PIPE > FILE)")  # fmt: skip
-        if status.st_size == 0:
-            raise UserError(f"{path} is empty (0 bytes); copy or record it again")
+        _check_kind(path, path.stat(), kind)
         file = _File(path)
         head = file.read(HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
         file.seek(0)
+    except UserError:
+        raise
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(_missing(path)) from error
     except PermissionError as error:
@@ -238,6 +234,18 @@ def _open_file(path: Path, kind: str) -> _File:
                 f" or join them first (ffmpeg -i {path.name} -c copy joined.mkv)"
             )
     return file
+
+
+def _check_kind(path: Path, status: os.stat_result, kind: str) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"{path} is a folder; name one {kind} in it")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(
+            f"{path} is {_kind_of(status.st_mode)}, and what it holds is read more than once; write"
+            " it to a file first (cat PIPE > FILE)"
+        )
+    if status.st_size == 0:
+        raise UserError(f"{path} is empty (0 bytes); copy or record it again")
 
 
 def _missing(path: Path) -> str:
