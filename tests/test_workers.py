@@ -85,6 +85,38 @@ def test_workers_end_with_their_parent(phase: str, number: signal.Signals) -> No
     process.wait(10)
 
 
+POOL = """
+import multiprocessing, os, time
+from spatial_v2a.inference.evaluation.table import score_table
+from tests.test_workers import Sleeper
+if __name__ == "__main__":
+    score_table([0, 1], Sleeper(), num_jobs=2, progress=print)
+"""
+
+
+class Sleeper:
+    """Scores nothing: it says its process, and sleeps."""
+
+    def score(self, row: int) -> None:
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+
+
+def test_workers_of_an_evaluation_end_with_it_too() -> None:
+    """They stayed for ever, each with a model (2026-12-01)."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", POOL], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        text=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    workers = [int(process.stdout.readline()) for _ in range(2)]
+    process.kill()
+    limit = time.monotonic() + 2
+    while time.monotonic() < limit and any(map(is_alive, workers)):
+        time.sleep(0.02)
+    assert not any(map(is_alive, workers))
+    process.wait(10)
+
+
 def is_alive(process: int) -> bool:
     """Whether it runs; one that only waits to be asked for its exit code does not."""
     try:

@@ -3,25 +3,22 @@
 Imports nothing heavy, so that a worker is under its parent's control before it loads anything.
 """
 
-import ctypes
 import logging
-import os
 import signal
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+from spatial_v2a.processes import end_with_parent
+
 _LOGGER = logging.getLogger("spatial_v2a")
 # From the first polite signal to the last one.
 PATIENCE_S = 5.0
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 # Does one task: it gets the task and a function that sends news of it to the parent.
 Work = Callable[[Any, Callable[[Any], None]], Any]
@@ -132,7 +129,7 @@ def _stop(workers: list[_Worker]) -> None:
 
 def _serve(connection: Connection) -> None:
     """A worker's life: work is set up, and one task after another is done."""
-    _end_with_parent()
+    end_with_parent()
     # Ctrl-C reaches all processes of a terminal; the parent decides, and says so once.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -160,20 +157,3 @@ def _interrupt(number: int, frame: object) -> None:
     # Once: a second one would break the cleaning up after the first.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-def _end_with_parent() -> None:
-    """Ends this process when its parent is gone, however that was killed.
-
-    On Linux the kernel does it, whatever this process is busy with; elsewhere a thread.
-    """
-    parent = parent_process()
-    assert parent is not None
-    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "prctl"):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    threading.Thread(target=_watch, args=(parent.sentinel,), daemon=True).start()
-
-
-def _watch(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)

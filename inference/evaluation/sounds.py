@@ -27,6 +27,7 @@ from spatial_v2a.inference.evaluation.generate import (
 )
 from spatial_v2a.inference.evaluation.literature_scoring import motion_peaks_s
 from spatial_v2a.inference.evaluation.store import SoundStore, clip_digest, stamp_of
+from spatial_v2a.processes import end_with_parent
 
 # Clips that share an engine; a clip's slot is its place in its group, and moves its seed.
 GROUP_CLIPS = 8
@@ -197,6 +198,7 @@ def _start_worker(
     detector_weights: Path | None,
     root: Path,
 ) -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     _worker["system"] = load_system(
         folder,

@@ -11,6 +11,7 @@ from spatial_v2a.classifier import SoundClassifier
 from spatial_v2a.inference.evaluation.literature_scoring import LiteratureScorer
 from spatial_v2a.inference.evaluation.rows import Record, Row
 from spatial_v2a.inference.evaluation.scoring import RowScore, score_row
+from spatial_v2a.processes import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,7 @@ _worker: dict[str, TableScorer] = {}
 
 
 def _start_worker(scorer: TableScorer) -> None:
+    end_with_parent()
     torch.set_num_threads(1)
     _worker["scorer"] = scorer
 

@@ -23,6 +23,7 @@ from spatial_v2a.bounded import read_json
 from spatial_v2a.clip import clip_to_sample
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import write_text, written_whole
+from spatial_v2a.processes import end_with_parent
 from spatial_v2a.training.stage.capture import WALKER_ID, Take, num_tics, play, to_output_rate
 from spatial_v2a.training.stage.mod import build_mod
 from spatial_v2a.training.stage.plan import (
@@ -205,6 +206,7 @@ def _studio(folder: str) -> Studio:
 
 
 def _start_worker() -> None:
+    end_with_parent()
     torch.set_num_threads(1)
 
 
