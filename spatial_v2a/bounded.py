@@ -8,6 +8,7 @@ import math
 import os
 import re
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, Never
 
@@ -107,7 +108,8 @@ def parse_yaml(text: str, *, where: str) -> Any:
         raise UserError(f"{where} has over {MAX_YAML_BYTES} characters; give the right file")
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:
+    # Arithmetic: 59:59:...:59.5 is a number to the base of 60, and \UFFFFFFFF is no character.
+    except (yaml.YAMLError, ValueError, ArithmeticError) as error:
         raise UserError(f"{where} is not valid YAML ({_line(error)}); correct the file") from None
 
 
@@ -122,6 +124,9 @@ class _Loader(yaml.SafeLoader):
         event = self.peek_event()
         if isinstance(event, yaml.AliasEvent):
             raise _error(f"alias '*{event.anchor}', write the value again", event)
+        # What a value is follows from how it is written; a tag may say what it is not.
+        if getattr(event, "tag", None) is not None:
+            raise _error(f"tag {event.tag[:100]!r}, plain data needs none", event)
         if self._depth >= MAX_DEPTH:
             raise _error(f"nested deeper than {MAX_DEPTH}", event)
         self._depth += 1
@@ -181,8 +186,7 @@ def _error(reason: str, place: yaml.Event | yaml.Node) -> yaml.MarkedYAMLError:
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     made = dict(pairs)
     if len(made) < len(pairs):
-        names = [name for name, _ in pairs]
-        twin = next(name for name in names if names.count(name) > 1)
+        twin = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"key {_line(twin)!r} is given twice")
     return made
 

@@ -124,8 +124,12 @@ class SoundClassifier(nn.Module):
         state = read_tensors(folder, STEM)
         budget = allowed_bytes(sum(tensor.numel() for tensor in state.values()))
         model = build_within(budget, lambda: cls(config), settings=str(folder / CONFIG_NAME))
-        wanted = {k: v.shape for k, v in model.state_dict().items() if not k.startswith("mel.")}
-        found = {name: value.shape for name, value in state.items()}
+        wanted = {
+            name: (value.shape, value.is_floating_point())
+            for name, value in model.state_dict().items()
+            if not name.startswith("mel.")
+        }
+        found = {name: (value.shape, value.is_floating_point()) for name, value in state.items()}
         wrong = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
         if wrong:
             raise UserError(f"classifier in {folder} does not fit: {wrong[0]}; train it again")

@@ -96,7 +96,10 @@ def write_tensors(folder: Path, stem: str, tensors: Mapping[str, Tensor]) -> Non
 
 
 def check_weight(name: str, tensor: Tensor, *, where: Path | str) -> None:
-    """Refuses a weight that is not finite or beyond `MAX_WEIGHT`; whole numbers are counters."""
+    """Refuses a weight that is not finite, beyond `MAX_WEIGHT`, or a variance below zero.
+
+    Whole numbers are counters.
+    """
     if not tensor.is_floating_point() or not tensor.numel():
         return
     # NaN compares as false, so that one comparison finds both.
@@ -105,6 +108,11 @@ def check_weight(name: str, tensor: Tensor, *, where: Path | str) -> None:
         raise UserError(
             f"{where}: tensor '{name}' holds a value that is {kind}, which no training leaves (at"
             f" most {MAX_WEIGHT:g}); the weights are damaged, get them again"
+        )
+    if name.endswith("running_var") and bool(tensor.amin() < 0):
+        raise UserError(
+            f"{where}: tensor '{name}' holds a variance below zero, which gives no numbers; the"
+            " weights are damaged, get them again"
         )
 
 

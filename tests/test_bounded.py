@@ -36,6 +36,7 @@ HOSTILE_JSON = {
     "infinite": '{"a": -Infinity}',
     "float-without-end": '{"a": 1e999}',
     "key-twice": '{"a": 1, "a": 2}',
+    "key-twice-among-many": "{" + ", ".join(f'"{n}": 1' for n in range(60_000)) + ', "0": 1}',
     "zeros": '{"a": 1}' + "\0" * 10,
     "two": "{} {}",
 }
@@ -56,6 +57,13 @@ HOSTILE_YAML = {
     "long": "a: " + "x" * 200_000,
     "two": "a: 1\n---\nb: 2",
     "controls": "a: \x07",
+    "number-to-the-base-of-60": "a: " + ":".join(["59"] * 400) + ".5",
+    "character-beyond-all": 'a: "\\UFFFFFFFF"',
+    "tag-of-a-list-as-key": "? !!str {=: [b]}\n: 1",
+    "tag-of-no-int": 'a: !!int ""',
+    "tag-of-no-float": 'a: !!float ""',
+    "tag-of-no-bool": "a: !!bool perhaps",
+    "tag-of-no-map": "a: !!map b",
 }
 
 
@@ -157,6 +165,17 @@ def test_damaged_weights_of_a_classifier_are_refused(tmp_path: Path) -> None:
     save_file(tensors, path)
     message = refused(lambda: SoundClassifier.load(folder))
     assert name in message and str(path) in message
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.complex64])
+def test_weights_of_a_classifier_are_real_numbers(kind: torch.dtype, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundled_classifier_folder(), tmp_path / "classifier"))
+    path = folder / "classifier.safetensors"
+    tensors = load_file(path)
+    name = next(name for name, tensor in tensors.items() if tensor.is_floating_point())
+    tensors[name] = torch.full_like(tensors[name], 2**62, dtype=kind)
+    save_file(tensors, path)
+    assert "classifier" in refused(lambda: SoundClassifier.load(folder))
 
 
 def test_every_preset_is_within_the_bounds_of_a_file() -> None:

@@ -1,5 +1,6 @@
 """The detector of a permissive licence: transformers' RT-DETR, trained and run like YOLO."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -194,6 +195,48 @@ def test_other_networks_and_missing_folders_are_refused(tmp_path: Path) -> None:
     config = YolosConfig(**tiny, intermediate_size=8, image_size=[32, 32], num_detection_tokens=4)
     YolosForObjectDetection(config).save_pretrained(tmp_path)
     with pytest.raises(UserError, match="is a yolos"):
+        load_published_rtdetr(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "change"),
+    [
+        ("", {"attn_implementation": "owner/code"}),
+        ("", {"_attn_implementation": "owner/code"}),
+        ("", {"experts_implementation": "owner/code"}),
+        ("", {"quantization_config": {"quant_method": "gptq", "bits": 4}}),
+        ("backbone_config", {"_attn_implementation": "owner/code"}),
+        ("backbone_config", {"model_type": "timm_backbone", "backbone": "resnet18"}),
+        ("", {"num_labels": 10**9}),
+        ("backbone_config", {"num_labels": 10**9}),
+        ("", {"anchor_image_size": [10**9, 10**9]}),
+        ("", {"backbone_config": 5}),
+        ("", {"id2label": 5}),
+        ("", {"feat_strides": ["x"]}),
+    ],
+    ids=str,
+)
+def test_settings_of_a_stranger_fetch_nothing_and_have_bounds(
+    place: str, change: dict, tmp_path: Path
+) -> None:
+    """transformers takes code that computes attention from the hub, where settings name it."""
+    _rtdetr_v2(80).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    data = json.loads(path.read_text())
+    (data[place] if place else data).update(change)
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError) as caught:
+        load_published_rtdetr(tmp_path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_weights_that_are_whole_numbers_are_bounded_too(tmp_path: Path) -> None:
+    _rtdetr_v2(80).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in tensors if name.endswith("layer_norm.weight"))
+    tensors[name] = torch.full_like(tensors[name], 2**62, dtype=torch.int64)
+    save_file(tensors, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match="holds a value that is large"):
         load_published_rtdetr(tmp_path)
 
 

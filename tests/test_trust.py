@@ -349,3 +349,24 @@ def test_weights_that_no_training_leaves_are_refused(
     with pytest.raises(UserError, match=f"{path}: tensor '{names[-1]}' holds a value"):
         model = SpatialV2A.from_pretrained(checkpoint)
         Perception.from_checkpoint(checkpoint, model.config.perception)
+
+
+def test_a_variance_below_zero_is_refused(checkpoint: Path) -> None:
+    """A detector of numbers that are none finds nothing, which sounds like silence."""
+    path = checkpoint / "detector-yolo.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if name.endswith("running_var"))
+    tensors[name] = -tensors[name] - 1
+    save_file(tensors, path)
+    config = load_config(checkpoint).perception
+    with pytest.raises(UserError, match=f"{name}' holds a variance below zero"):
+        Perception.from_checkpoint(checkpoint, config, streams=["boxes"])
+
+
+@pytest.mark.parametrize("name", ["x" * 300, f"{'x' * 300}/y", "x/" * 3000 + "y"])
+def test_a_name_that_is_too_long_is_one_line(name: str, clip: Path, capsys) -> None:
+    for option, value in (
+        ("--checkpoint", name), ("--detector", f"{name}/z"), ("--detector", f"{name}.pt")
+    ):  # fmt: skip
+        assert run(["dub", str(clip), option, value]) == 2
+        assert capsys.readouterr().err.startswith("error: ")
