@@ -7,7 +7,7 @@
 What is not on this machine is never fetched by `load_detector`, only by `get_detector`.
 """
 
-import json
+import os
 import re
 import tempfile
 from dataclasses import dataclass
@@ -24,6 +24,7 @@ from huggingface_hub import (
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
+from spatial_v2a.bounded import read_json
 from spatial_v2a.conditioning.compile_cache import make_key
 from spatial_v2a.conditioning.detections import BoxDetector
 from spatial_v2a.conditioning.frozen import Deferred
@@ -153,9 +154,9 @@ def get_detector(name: str, *, archive: Path | None = None) -> DetectorEntry:
     if kind == "nanodet":
         if archive is not None or not is_present(NANODET):
             fetch(NANODET, archive=archive)
-    elif kind == "hub" and not Path(name).is_dir():
+    elif kind == "hub" and not os.path.isdir(name):
         _fetch_from_hub(name)
-    elif kind == "ultralytics" and not _yolo_path(name).is_file():
+    elif kind == "ultralytics" and not os.path.isfile(_yolo_path(name)):
         _fetch_yolo(name)
     load_detector(name)
     return _entry(name)
@@ -227,7 +228,8 @@ def _check_hub_id(name: str) -> None:
 
 def _cached_folder(name: str) -> Path | None:
     """A folder of the user's, or the one of the hub's cache; None where there is neither."""
-    if Path(name).is_dir():
+    # Other than Path.is_dir, it does not raise for a name that is too long.
+    if os.path.isdir(name):
         return Path(name)
     try:
         folder = Path(snapshot_download(name, local_files_only=True))
@@ -252,8 +254,8 @@ def _is_detector(folder: Path | None) -> bool:
 
 def _model_type(path: Path) -> str | None:
     try:
-        config = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        config = read_json(path)
+    except UserError:
         return None
     return config.get("model_type") if isinstance(config, dict) else None
 
@@ -298,7 +300,7 @@ def _load_yolo(path: Path, *, side: int) -> BoxDetector:
 
 def _yolo_file(name: str) -> Path:
     path = _yolo_path(name)
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"no file {name}; give the .pt file of a YOLO, or {_remedy(path.name)}")
     return path
 
@@ -306,7 +308,7 @@ def _yolo_file(name: str) -> Path:
 def _yolo_path(name: str) -> Path:
     """A file of the user's, or the one that `get_detector` keeps."""
     given = Path(name)
-    if given.suffix == ".pt" and (given.is_file() or given.name != name):
+    if given.suffix == ".pt" and (os.path.isfile(given) or given.name != name):
         return given
     return cache_folder() / (name if given.suffix == ".pt" else f"{name}.pt")
 

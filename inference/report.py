@@ -1,6 +1,5 @@
 """The pan picture: where the source is in the picture, and where its sound is, over time."""
 
-import json
 from array import array
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spatial_v2a.conditioning.given_lines import read_lines
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.panning import law_azimuth_deg
@@ -18,6 +18,8 @@ from spatial_v2a.stereo import level_dbfs, mid_side_dbfs, pan_curve, summarize
 from spatial_v2a.timing import TIMING
 
 EDGE_DEG = 60.0
+# Of a true position, from the camera.
+MAX_BEARING_DEG = 360.0
 # Boxes that the detector itself hardly believes would only be noise in the picture.
 MIN_SCORE = 0.3
 FLOOR_DBFS = -70.0
@@ -126,11 +128,12 @@ def _label_places(axes: Axes, title: str, energies_TE: np.ndarray) -> None:
 def _true_bearings(path: Path) -> dict[str, list[tuple[float, float]]]:
     """(seconds, degrees) of every source by name; boxes are what is used, not what is true."""
     tracks: dict[str, list[tuple[float, float]]] = {}
-    with path.open(encoding="utf-8") as file:
-        for text in file:
-            line = json.loads(text) if text.strip() else {}
-            for source in line.get("sources") or []:
+    for line, _ in read_lines(path):
+        sources = line.get("sources")
+        for source in sources if isinstance(sources, list) else []:
+            # Nobody has to say them, and whoever does may mean something else by the words.
+            bearing_deg = source.get("azimuth_deg") if isinstance(source, dict) else None
+            if isinstance(bearing_deg, int | float) and abs(bearing_deg) <= MAX_BEARING_DEG:
                 name = f"{source.get('class', 'source')} {source.get('id', '')}".strip()
-                bearing_deg = float(source["azimuth_deg"])
-                tracks.setdefault(name, []).append((float(line["t"]), bearing_deg))
+                tracks.setdefault(name, []).append((float(line["t"]), float(bearing_deg)))
     return tracks

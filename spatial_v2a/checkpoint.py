@@ -9,6 +9,7 @@ A folder alone rebuilds its model:
     card.md                   data, licence, scores
 """
 
+import os
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -50,11 +51,12 @@ def find_checkpoint(path_or_id: str | Path) -> Path:
     name, path = str(path_or_id), Path(path_or_id)
     if path.suffix in PICKLE_SUFFIXES:
         raise UserError(f"{name} is a pickle, which can run code; give a folder of safetensors")
-    if path.is_dir():
+    # Other than those of Path, these do not raise for a name that is too long.
+    if os.path.isdir(path):
         return path
     if name in bundled_names():
         return Path(str(resources.files("spatial_v2a").joinpath("bundled", name)))
-    if path.exists():
+    if os.path.exists(path):
         raise UserError(f"{name} is a file; give the checkpoint folder that holds {CONFIG_FILE}")
     if isinstance(path_or_id, str) and name.count("/") == 1 and not name.startswith((".", "/")):
         return _download(name)

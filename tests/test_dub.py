@@ -17,6 +17,7 @@ from spatial_v2a.inference.cli import run
 from spatial_v2a.inference.dub import Dubber
 from spatial_v2a.inference.engine import EngineSettings
 from spatial_v2a.inference.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.report import PanReport
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -108,6 +109,29 @@ def test_given_geometry_changes_the_sound_and_may_end_early(tmp_path: Path, dubb
     dubber.dub(job)
     assert not np.array_equal(plain, soundfile.read(out, dtype="float32")[0])
     assert job.report is not None and job.report.name == "given.pan.png"
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        "null",
+        "5",
+        '"abc"',
+        "[5]",
+        '[{"id": 1}]',
+        '[{"azimuth_deg": "left"}]',
+        '[{"azimuth_deg": 1e300}]',
+    ],
+)
+def test_other_words_in_given_geometry_do_not_end_the_pan_picture(
+    sources: str, tmp_path: Path, tiny_config: Config
+) -> None:
+    """Its true positions are optional, so whatever stands there is."""
+    path = tmp_path / "given.jsonl"
+    path.write_text('{"t": 0, "boxes": [], "sources": ' + sources + "}\n")
+    report = PanReport(tiny_config.perception, is_given=True, truth=path)
+    report.draw(tmp_path / "pan.png", np.ones((3, 3)), title="clip")
+    assert (tmp_path / "pan.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_command_writes_video_and_pan_picture_and_says_so(

@@ -141,6 +141,21 @@ def test_the_hubs_cache_is_looked_into(tmp_path: Path, monkeypatch: pytest.Monke
     assert found["somebody/fine"].num_bytes > 0 and "somebody/pickle" not in found
 
 
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"model_type": ["d_fine"]}', "\xff", "9" * 6000])
+def test_a_damaged_model_in_the_hubs_cache_is_no_detector(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    folder = tmp_path / "hub" / "models--somebody--odd"
+    snapshot = folder / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("0" * 40)
+    (snapshot / "model.safetensors").touch()
+    (snapshot / "config.json").write_text(text, encoding="latin-1")
+    assert "somebody/odd" not in {entry.name for entry in list_detectors()}
+
+
 def test_a_yolo_brings_its_own_names(tmp_path: Path) -> None:
     settings = DetectorSettings(depth_multiple=0.1, width_multiple=0.05, num_distance_bins=4)
     with torch.random.fork_rng():
