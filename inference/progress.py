@@ -17,6 +17,8 @@ import typer
 from spatial_v2a.conditioning.console import is_quiet
 
 LINE_EVERY_S = 5.0
+# Of the work: before it, loading and compiling are most of the time, and an estimate is far off.
+SHARE_TO_ESTIMATE = 0.05
 
 
 class Show(Protocol):
@@ -57,8 +59,10 @@ class _Lines:
         self._last_s = now_s
         line = f"{self._name}: {doing + ', ' if doing else ''}{done_s:.1f} s"
         if self._total_s is not None:
-            left_s = (now_s - self._begun_s) * (self._total_s - done_s) / max(done_s, 1e-9)
-            line += f" of {self._total_s:.1f} s, about {max(left_s, 0):.0f} s left"
+            line += f" of {self._total_s:.1f} s"
+            if 0 < SHARE_TO_ESTIMATE * self._total_s <= done_s:
+                left_s = (now_s - self._begun_s) * (self._total_s - done_s) / done_s
+                line += f", about {max(left_s, 0):.0f} s left"
         typer.echo(line, err=True)
 
 

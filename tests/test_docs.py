@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import numpy as np
 import pytest
+import soundfile
 import typer
 
 from spatial_v2a import Config
@@ -121,7 +122,8 @@ def test_the_python_of_the_readme_runs(
     write_video("play.mp4", np.zeros((4, 48, 64, 3), np.uint8), fps=30)
     names: dict[str, object] = {}
     exec(compile(body, "README.md", "exec"), names)
-    assert names["audio_LC"].shape == (1600, 2)
+    sound_LC, sample_rate = soundfile.read("play.wav")
+    assert sound_LC.shape == (4 * 1600, 2) and sample_rate == 48_000
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -154,6 +154,17 @@ def test_piped_progress_is_whole_lines(clip: Path, checkpoint: Path, capfd, monk
     assert "\r" not in said and "\x1b" not in said
 
 
+def test_no_time_is_estimated_from_the_first_moments(capfd, monkeypatch) -> None:
+    """It said "0.0 s of 11.1 s, about 13251 s left"."""
+    monkeypatch.setattr(progress_module, "LINE_EVERY_S", 0.0)
+    with progress_module.progress("clip.mp4", total_s=11.1) as show:
+        for done_s in (0.0, 0.5, 0.6):
+            show(done_s)
+    first, second, third = capfd.readouterr().err.splitlines()
+    assert (first, second) == ("clip.mp4: 0.0 s of 11.1 s", "clip.mp4: 0.5 s of 11.1 s")
+    assert third.startswith("clip.mp4: 0.6 s of 11.1 s, about ")
+
+
 def test_a_statement_of_origin_leaves_no_value_open(clip: Path, checkpoint: Path) -> None:
     """It said null where the checkpoint's own value had been used."""
     words = ["dub", clip, "--checkpoint", checkpoint, "--overwrite", "--without", "boxes"]
