@@ -192,7 +192,10 @@ def test_a_second_ctrl_c_does_not_reach_a_file_that_is_being_closed() -> None:
 def test_a_fifo_without_a_writer_ends_by_a_signal(tmp_path: Path, kill: int) -> None:
     """Of any kind that asks; the line that says what is waited for comes first."""
     os.mkfifo(tmp_path / "fifo")
-    command = [sys.executable, "-c", "from spatial_v2a.inference.cli import main; main()", "live"]
+    # Under nohup, or behind a shell's &, the child would inherit deaf ears, and the test never end.
+    hears = f"import signal; signal.signal({int(kill)}, signal.default_int_handler)"
+    main = "from spatial_v2a.inference.cli import main; main()"
+    command = [sys.executable, "-c", f"{hears}; {main}", "live"]
     command += ["--source", str(tmp_path / "fifo"), "--sink", str(tmp_path / "x.wav")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert "waiting for a picture from" in process.stderr.readline()

@@ -38,8 +38,10 @@ def test_a_task_that_ends_its_process_ends_no_other(num_workers: int) -> None:
     }  # fmt: skip
 
 
+# Behind a shell's & a process inherits deaf ears for Ctrl-C.
 PARENT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from spatial_v2a.inference.dubbing.workers import run_tasks
 from tests.test_workers import _sleep_in
 for _ in run_tasks([0, 1], _sleep_in, sys.argv[1], num_workers=2,
