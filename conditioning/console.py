@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import logging
 import os
 import sys
@@ -54,6 +55,7 @@ def run_app(
         stopped: what Ctrl-C leaves behind, in words.
     """
     _LOGGER.setLevel(logging.NOTSET)
+    as_json = "--json" in arguments
     # Names of files may hold bytes that are no text.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -63,23 +65,27 @@ def run_app(
             raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
     except UserError as error:
-        return _refuse(str(error))
+        return _refuse(str(error), as_json=as_json)
     except _USAGE_ERROR as error:
         dashed = next((word for word in arguments if word[:1] == "-" and os.path.lexists(word)), "")
         hint = f" For the file of that name write ./{dashed}." if dashed else ""
-        return _refuse(f"{error.format_message()}{hint} See {prog_name} --help")
+        return _refuse(f"{error.format_message()}{hint} See {prog_name} --help", as_json=as_json)
     except OSError as error:
         # Any look at a path can find this; all else that the system refuses is told where it is.
         if error.errno != errno.ENAMETOOLONG:
             raise
-        return _refuse(f"{error.filename}: {error.strerror}; give a shorter name")
+        return _refuse(f"{error.filename}: {error.strerror}; give a shorter name", as_json=as_json)
     except (typer.Abort, KeyboardInterrupt):
         typer.echo(stopped, err=True)
         return _INTERRUPTED
 
 
-def _refuse(message: str) -> int:
-    typer.echo(f"error: {' '.join(message.split())}", err=True)
+def _refuse(message: str, *, as_json: bool) -> int:
+    line = " ".join(message.split())
+    typer.echo(f"error: {line}", err=True)
+    if as_json:
+        # Whoever reads JSON gets an object whatever happens.
+        typer.echo(json.dumps({"error": line}))
     return 2
 
 

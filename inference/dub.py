@@ -7,6 +7,7 @@ The ticks give dry sound on disk (`inference/dubbing/dry_sound.py`); from it the
 """
 
 import logging
+import shlex
 import time
 from array import array
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -316,7 +317,9 @@ class Dubber:
                 f"{name}: {job.given} has next to no box in the time of the picture, so the sound"
                 " has nothing to follow; check its times and boxes"
             )
-        remedies = [*self._other_detectors(job), f"boxes of your own: spatial-v2a tracks {name},"
+        word = str(job.source.path)
+        word = shlex.quote(f"./{word}" if word.startswith("-") else word)
+        remedies = [*self._other_detectors(job), f"boxes of your own: spatial-v2a tracks {word},"
                     " write them into its file, then dub with --given FILE"]  # fmt: skip
         return (
             f"{name}: next to nothing was seen that has a sound, so there is nothing to follow;"

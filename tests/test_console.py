@@ -1,5 +1,6 @@
 """What both console scripts share: version, quiet and verbose, completion, errors in one line."""
 
+import json
 import logging
 import os
 import subprocess
@@ -92,3 +93,10 @@ def test_a_run_without_shards_prints_no_config_first(command: str, tmp_path: Pat
     said = capsys.readouterr()
     assert said.err.startswith("error: no shards") and not said.out
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["dub", "tracks", "inspect"])
+def test_a_refusal_is_an_object_where_json_was_asked_for(command: str, capsys) -> None:
+    assert inference_cli.run([command, "no-such-file.mp4", "--json"]) == 2
+    said = capsys.readouterr()
+    assert json.loads(said.out)["error"] in said.err and said.err.count("error: ") == 1
