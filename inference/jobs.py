@@ -294,8 +294,9 @@ def check_size(job: DubJob) -> None:
     free = shutil.disk_usage(job.out.parent).free
     if needed > free:
         raise UserError(
-            f"dubbing {job.source.path} needs {needed / 1e9:.1f} GB of scratch in {job.out.parent},"
-            f" where {free / 1e9:.1f} GB are free; use -o with a folder on another disk"
+            f"dubbing {job.source.path} needs {needed / 1e6:,.1f} MB of scratch in"
+            f" {job.out.parent}, where {free / 1e6:,.1f} MB are free; use -o with a folder on"
+            " another disk"
         )
 
 

@@ -77,7 +77,10 @@ class Clip:
         data, offsets = self.jpegs
         jpeg = io.BytesIO(data[offsets[index] : offsets[index + 1]])
         try:
-            # Other formats would be handed to their own readers.
+            # Other formats would be handed to their own readers; one that ultralytics puts into
+            # Pillow tries to import what is not installed.
+            if not jpeg.getbuffer()[:2] == b"\xff\xd8":
+                raise ValueError("it does not begin like one")
             with Image.open(jpeg, formats=("JPEG",)) as image:
                 if image.width * image.height > MAX_PIXELS:
                     raise ValueError(f"{image.width} x {image.height} pixels are too many")

@@ -288,7 +288,7 @@ def test_clap_with_unfit_weights_or_rate_is_refused(clap_folder: Path) -> None:
         ClapEmbedding.load(folder)
     name = "audio_projection.linear1.weight"
     save_file({**stored, name: torch.zeros(3, 3)}, weights, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="make no network .*audio_projection"):
+    with pytest.raises(UserError, match="make no network"):
         ClapEmbedding.load(folder)
     weights.write_bytes(b"not a tensor")
     with pytest.raises(UserError, match="is damaged"):

@@ -105,7 +105,8 @@ def test_pipes_sockets_and_devices_are_refused_at_once(tmp_path: Path) -> None:
         for look in (open_video, describe_track, detect_file):
             with pytest.raises(UserError, match=words) as refusal:
                 look(path)
-            assert str(refusal.value).count(str(path)) <= 1, refusal.value
+            # Once at most; a dash alone stands in the name of an option, too.
+            assert str(path) == "-" or str(refusal.value).count(str(path)) <= 1, refusal.value
     listener.close()
 
 

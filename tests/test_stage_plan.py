@@ -182,7 +182,7 @@ def test_another_recording_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="other settings"):
         prepare_folder(tmp_path, settings(seed=5))
     (tmp_path / "recording.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(UserError, match="is not JSON"):
         prepare_folder(tmp_path, settings())
 
 

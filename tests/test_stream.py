@@ -181,5 +181,5 @@ def test_a_model_of_no_checkpoint_has_no_stream(tiny_config: Config) -> None:
 
 def test_the_engine_is_found_by_its_entry_point() -> None:
     assert find_frame_stream() is Stream
-    with pytest.raises(UserError, match="group spatial_v2a.nothing.*install"):
+    with pytest.raises(UserError, match="registered under spatial_v2a.nothing .*make setup"):
         find_frame_stream("spatial_v2a.nothing")
