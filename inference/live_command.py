@@ -179,7 +179,7 @@ def live(
             figures = run_live(
                 stream, opened, to, delay_s=delay_s, max_ticks=max_ticks, on_tick=on_tick
             )
-        _check_heard(figures)
+        _check_heard(figures, sink=sink)
     _tell(figures, source=source, sink=sink, as_json=as_json)
     if faults := _faults(figures, to, marks, sink=sink):
         print(f"error: {faults}", file=sys.stderr)
@@ -313,20 +313,24 @@ class NothingHeard(UserError):
     """A session without a tick of the model's sound."""
 
 
-def _check_heard(figures: "Figures") -> None:
-    """Refuses a session whose sound is all concealment: of it no file stays."""
+def _check_heard(figures: "Figures", *, sink: str) -> None:
+    """Refuses a session whose sound is all concealment: of it no file stays.
+
+    A pipe whose reader left before the first sound is not refused: `_faults` says that it left.
+    """
     from spatial_v2a.inference.live.session import STOPPED
 
     counts = figures.counts
-    if figures.is_heard:
+    if figures.is_heard or (sink == STDOUT and figures.is_cut_short):
         return
     if counts.ticks == 0 and figures.ended == STOPPED:
         raise KeyboardInterrupt
     if counts.ticks == 0:
         raise NothingHeard(f"the session ended before its first sound ({figures.ended})")
+    cut = f"{figures.ended}; " if figures.is_cut_short else ""
     raise NothingHeard(
-        f"nothing was heard: each of the {counts.ticks} ticks came too late and was concealed, so"
-        " no file is written; raise --delay-ms, lower --nfe or leave a stream out"
+        f"{cut}nothing was heard: each of the {counts.ticks} ticks came too late and was"
+        " concealed, so no file is written; raise --delay-ms, lower --nfe or leave a stream out"
     )
 
 

@@ -205,17 +205,18 @@ def test_a_fifo_without_a_writer_ends_by_a_signal(tmp_path: Path, kill: int) -> 
     assert names(tmp_path) == ["fifo"]
 
 
-def test_a_reader_that_has_gone_ends_with_a_line(clip: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize("delay_ms", [BUSY_MS, 0])  # 0: it goes before a first sound is there
+def test_a_reader_that_has_gone_ends_with_a_line(clip, checkpoint, delay_ms: int) -> None:
     command = [sys.executable, "-c", "from spatial_v2a.inference.cli import main; main()", "live"]
     command += ["--source", str(clip), "--sink", "-", "--checkpoint", str(checkpoint)]
-    command += ["--delay-ms", str(BUSY_MS)]
+    command += ["--delay-ms", str(delay_ms)]
     reader, writer = os.pipe()
     with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True) as process:
         os.close(writer)
         os.read(reader, 1)
         os.close(reader)
         said = process.stderr.read()
-        assert process.wait(30) == 1
+        assert process.wait(30) == 1, said
     assert "error: the reader of the pipe went away; the sound ends there" in said
     assert "Traceback" not in said and "Exception ignored" not in said
 
