@@ -19,7 +19,6 @@ from pydantic import BaseModel
 from torch import Tensor, nn
 
 from spatial_v2a.concepts import Concept, SoundMap
-from spatial_v2a.conditioner import PerceptionShapes
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.camera_turn import CameraTurn
 from spatial_v2a.conditioning.closer_look import cut_out, join_looks, region_of
@@ -43,6 +42,7 @@ from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.forks import use_one_thread_in_forks
 from spatial_v2a.geometry import slide_turn_deg
+from spatial_v2a.models.conditioner import PerceptionShapes
 from spatial_v2a.perception_config import BoxSettings, PerceptionConfig
 
 STREAMS = ("dino", "depth", "boxes")

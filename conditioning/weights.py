@@ -14,9 +14,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from spatial_v2a.checkpoint import DETECTORS, PERCEPTION
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import written_whole
+from spatial_v2a.models.checkpoint import DETECTORS, PERCEPTION
 from spatial_v2a.tensor_files import (
     has_tensors,
     load_into,

@@ -9,10 +9,10 @@ from typing import Any, Self, get_args
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from spatial_v2a.autoencoder import AutoencoderConfig
 from spatial_v2a.bounded import MAX_YAML_BYTES, parse_yaml, read_text
 from spatial_v2a.errors import UserError, as_tuple
-from spatial_v2a.generator import GeneratorConfig
+from spatial_v2a.models.autoencoder import AutoencoderConfig
+from spatial_v2a.models.generator import GeneratorConfig
 from spatial_v2a.perception_config import DetectorName, PerceptionConfig
 from spatial_v2a.sampler_config import SamplerConfig
 from spatial_v2a.strict import StrictConfig

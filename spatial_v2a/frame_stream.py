@@ -14,8 +14,8 @@ from typing import Any, Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from spatial_v2a.audio.stereo import StereoSummary
 from spatial_v2a.errors import UserError
-from spatial_v2a.stereo import StereoSummary
 
 GROUP, DUB_GROUP = "spatial_v2a.stream", "spatial_v2a.dub"
 

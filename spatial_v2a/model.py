@@ -11,8 +11,12 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.autoencoder import StereoAutoencoder, split_latents
-from spatial_v2a.checkpoint import (
+from spatial_v2a.audio.pan_width import widened
+from spatial_v2a.config import Config
+from spatial_v2a.forks import use_one_thread_in_forks
+from spatial_v2a.frame_stream import DubbedVideo, FrameStream, find_dub, find_frame_stream
+from spatial_v2a.models.autoencoder import StereoAutoencoder, split_latents
+from spatial_v2a.models.checkpoint import (
     CONFIG_FILE,
     MODEL,
     find_checkpoint,
@@ -22,11 +26,7 @@ from spatial_v2a.checkpoint import (
     upload_checkpoint,
     write_checkpoint,
 )
-from spatial_v2a.config import Config
-from spatial_v2a.forks import use_one_thread_in_forks
-from spatial_v2a.frame_stream import DubbedVideo, FrameStream, find_dub, find_frame_stream
-from spatial_v2a.generator import Generator
-from spatial_v2a.pan_width import widened
+from spatial_v2a.models.generator import Generator
 from spatial_v2a.tensor_files import load_network
 
 

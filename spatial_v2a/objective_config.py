@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from spatial_v2a.stream_dropout import StreamDropout
+from spatial_v2a.models.stream_dropout import StreamDropout
 from spatial_v2a.strict import Count, Share, StrictConfig
 
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.conditioner import PerceptionShapes
+from spatial_v2a.models.conditioner import PerceptionShapes
 from spatial_v2a.strict import Count, Pixels, Share, StrictConfig, Width, check_heads
 
 # Owner and name of a hub repository: never a path, and never fetched (conditioning/hub.py).

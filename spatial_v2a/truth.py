@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from spatial_v2a.audio.panning import window_level_dbfs
 from spatial_v2a.geometry import azimuth_rad
-from spatial_v2a.panning import window_level_dbfs
 from spatial_v2a.timing import TIMING
 
 # Windows of 0.2 s: long enough to hold an impulse train, short enough to follow a passer-by.

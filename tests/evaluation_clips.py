@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import webdataset
 
+from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.clip import Clip, clip_to_sample, jpeg_bytes
-from spatial_v2a.panning import pan_mono
 from spatial_v2a.timing import TIMING
 
 FOV_DEG = 90.0

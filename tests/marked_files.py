@@ -6,8 +6,8 @@ import numpy as np
 
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.inference.dub.mux import open_sink
 from spatial_v2a.inference.marking.manifest import Provenance
-from spatial_v2a.inference.mux import open_sink
 
 MADE = Provenance(
     model="stage",

@@ -309,7 +309,7 @@ class Child:
 
 def be_child() -> None:
     """Answers every line of arguments with how the command ended."""
-    from spatial_v2a.inference.cli import run
+    from spatial_v2a.inference.cli.main import run
 
     answers = os.fdopen(os.dup(1), "w")
     with tempfile.TemporaryFile("w+") as said:

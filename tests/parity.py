@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spatial_v2a.streaming import reset_, restore_, snapshot, state_tensors
+from spatial_v2a.models.streaming import reset_, restore_, snapshot, state_tensors
 
 TOLERANCE = 1e-9
 

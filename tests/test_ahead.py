@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from spatial_v2a.inference.ahead import ahead
+from spatial_v2a.inference.engine.ahead import ahead
 
 
 def num_threads() -> int:

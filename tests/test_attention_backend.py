@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from spatial_v2a.attention import SlidingWindowAttention
-from spatial_v2a.attention_backend import set_attention_backend
 from spatial_v2a.errors import UserError
+from spatial_v2a.models.attention import SlidingWindowAttention
+from spatial_v2a.models.attention_backend import set_attention_backend
 
 
 class LowerTriangularMask:

@@ -11,7 +11,7 @@ import pytest
 
 from spatial_v2a import Config
 from spatial_v2a.conditioning.video_write import write_video
-from spatial_v2a.inference.cli import run
+from spatial_v2a.inference.cli.main import run
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 

@@ -13,9 +13,9 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.benchmark import machine
-from spatial_v2a.inference.benchmark.feed import Feed
-from spatial_v2a.inference.benchmark.figures import (
+from spatial_v2a.inference.bench import machine
+from spatial_v2a.inference.bench.feed import Feed
+from spatial_v2a.inference.bench.figures import (
     DEADLINE_MS,
     Report,
     ceiling_ms,
@@ -23,14 +23,14 @@ from spatial_v2a.inference.benchmark.figures import (
     make_report,
     spread,
 )
-from spatial_v2a.inference.benchmark.machine import Memory, ProcessorTime, Rates
-from spatial_v2a.inference.benchmark.measure import sweep
-from spatial_v2a.inference.benchmark.parts import PARTS, Work
-from spatial_v2a.inference.benchmark.stopwatch import Place, Stopwatch, timed
-from spatial_v2a.inference.benchmark.subject import Subject, load_subject
-from spatial_v2a.inference.benchmark.ticks import OTHER, Runner, TickLog
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.engine import Engine, EngineSettings, fastest_weights
+from spatial_v2a.inference.bench.machine import Memory, ProcessorTime, Rates
+from spatial_v2a.inference.bench.measure import sweep
+from spatial_v2a.inference.bench.parts import PARTS, Work
+from spatial_v2a.inference.bench.stopwatch import Place, Stopwatch, timed
+from spatial_v2a.inference.bench.subject import Subject, load_subject
+from spatial_v2a.inference.bench.ticks import OTHER, Runner, TickLog
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.engine.engine import Engine, EngineSettings, fastest_weights
 from tests.test_bad_input import refused
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -360,7 +360,7 @@ def test_a_sweep_writes_its_picture(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("spatial_v2a.inference.benchmark.measure.MAX_MISSES_PER_1000", -1.0)
+    monkeypatch.setattr("spatial_v2a.inference.bench.measure.MAX_MISSES_PER_1000", -1.0)
     arguments = ["--checkpoint", checkpoint, "--video", clip, "--sweep", "--seconds", 0.2]
     text = said_by([*arguments, "-o", tmp_path / "sweep"], capsys)
     (only,) = json.loads(text.splitlines()[-1])["sweep"]
@@ -411,6 +411,6 @@ def test_a_published_encoder_of_unknown_size_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Random weights need the sizes; guessing them would measure another network."""
-    monkeypatch.setattr("spatial_v2a.inference.benchmark.subject.PUBLISHED_DINO", {})
+    monkeypatch.setattr("spatial_v2a.inference.bench.subject.PUBLISHED_DINO", {})
     with pytest.raises(UserError, match="dinov2-with-registers-small are unknown"):
         load_subject(checkpoint=None, preset="base", device="cpu")

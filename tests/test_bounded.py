@@ -19,10 +19,10 @@ from spatial_v2a.bounded import (
     read_json,
     read_text,
 )
-from spatial_v2a.classifier import SoundClassifier, bundled_classifier_folder
 from spatial_v2a.conditioning.given_lines import read_lines
 from spatial_v2a.config import config_to_yaml, load_config, preset_names
 from spatial_v2a.errors import UserError
+from spatial_v2a.models.classifier import SoundClassifier, bundled_classifier_folder
 from spatial_v2a.training.ablation import load_plan
 
 HOSTILE_JSON = {

@@ -5,10 +5,15 @@ import pytest
 import torch
 
 from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.classifier import CONFIG_NAME, ClassifierConfig, SoundClassifier, clip_logits
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.evaluation.rows import Record
 from spatial_v2a.inference.evaluation.scoring import named_class
+from spatial_v2a.models.classifier import (
+    CONFIG_NAME,
+    ClassifierConfig,
+    SoundClassifier,
+    clip_logits,
+)
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.classifier import (
     accuracy,

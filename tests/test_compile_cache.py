@@ -14,9 +14,9 @@ from spatial_v2a.conditioning import compile_cache, openvino_graph
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.compile_cache import cache_folder, load, make_key, store
 from spatial_v2a.conditioning.openvino_graph import has_openvino
-from spatial_v2a.inference.compiled import CompiledPasses
-from spatial_v2a.inference.dub import MIN_TICKS_TO_COMPILE, Dubber
-from spatial_v2a.inference.engine import Engine, EngineSettings
+from spatial_v2a.inference.dub.dubber import MIN_TICKS_TO_COMPILE, Dubber
+from spatial_v2a.inference.engine.compiled import CompiledPasses
+from spatial_v2a.inference.engine.engine import Engine, EngineSettings
 from spatial_v2a.model import SpatialV2A
 from tests.test_engine import random_features
 from tests.test_start_up import run_python
@@ -214,7 +214,7 @@ def test_a_second_start_loads_no_library_of_the_networks(folder: Path, checkpoin
     """Transformers, ultralytics and what they load took longer than everything else."""
     code = f"""
 import json, sys, numpy
-from spatial_v2a.inference.dub import Dubber
+from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.model import SpatialV2A
 with SpatialV2A.from_pretrained({str(checkpoint)!r}).stream() as stream:
     stream.push(numpy.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=numpy.uint8))

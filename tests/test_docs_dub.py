@@ -11,7 +11,7 @@ import pytest
 from spatial_v2a import Config
 from spatial_v2a.conditioning.openvino_graph import SWITCH
 from spatial_v2a.conditioning.video_write import write_video
-from spatial_v2a.inference.cli import run
+from spatial_v2a.inference.cli.main import run
 from tests.captures import RATE_HZ, decoded, write_capture
 from tests.test_docs import FENCE, command_line, options
 from tests.tiny_checkpoint import write_tiny_checkpoint

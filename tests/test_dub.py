@@ -13,11 +13,11 @@ import soundfile
 from spatial_v2a import Config
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.jobs import DubOptions, plan_jobs
-from spatial_v2a.inference.report import PanReport
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.dub.pan_report import PanReport
+from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

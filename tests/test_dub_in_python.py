@@ -11,9 +11,9 @@ from spatial_v2a import Config, SpatialV2A, UserError
 from spatial_v2a.conditioning.openvino_graph import SWITCH
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
-from spatial_v2a.inference import dub_command
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dub_video import dub_video
+from spatial_v2a.inference.cli import dub as dub_command
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.dub_video import dub_video
 from spatial_v2a.inference.marking.reading import read_provenance
 from tests.test_dub_says import given_file
 from tests.tiny_checkpoint import write_tiny_checkpoint

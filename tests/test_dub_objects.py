@@ -12,22 +12,22 @@ import pytest
 import soundfile
 
 from spatial_v2a import Config
-from spatial_v2a.checkpoint import find_checkpoint, read_config
 from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.conditioning.openvino_graph import SWITCH
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.conditioning.weights import FILE_OF
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.dubbing.redo import redo
-from spatial_v2a.inference.dubbing.redo_plan import plan_redo
-from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.jobs import DubJob, DubOptions, plan_jobs
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.dub.jobs import DubJob, DubOptions, plan_jobs
+from spatial_v2a.inference.dub.redo import redo
+from spatial_v2a.inference.dub.redo_plan import plan_redo
+from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.reading import read_provenance
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.checkpoint import find_checkpoint, read_config
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import shaken, write_tiny_checkpoint
 

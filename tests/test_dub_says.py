@@ -12,13 +12,13 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.openvino_graph import SWITCH
 from spatial_v2a.conditioning.video_write import write_video
-from spatial_v2a.inference import progress as progress_module
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.dubbing.heard import HeardObjects, ObjectNotes
-from spatial_v2a.inference.jobs import plan_jobs
+from spatial_v2a.inference.cli import progress as progress_module
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.cli.plain_json import json_text
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.dub.heard import HeardObjects, ObjectNotes
+from spatial_v2a.inference.dub.jobs import plan_jobs
 from spatial_v2a.inference.marking.reading import read_provenance
-from spatial_v2a.inference.plain_json import json_text
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 

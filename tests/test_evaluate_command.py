@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.evaluate_command import evaluate
+from spatial_v2a.inference.cli.evaluate import evaluate
 from spatial_v2a.timing import TIMING
 from tests import evaluation_clips as fake
 

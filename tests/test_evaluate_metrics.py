@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from spatial_v2a.inference.evaluation import metrics
-from spatial_v2a.panning import (
+from spatial_v2a.audio.panning import (
     law_azimuth_deg,
     law_level_difference_db,
     level_difference_db,
@@ -12,6 +11,7 @@ from spatial_v2a.panning import (
     pan_mono,
     window_level_dbfs,
 )
+from spatial_v2a.inference.evaluation import metrics
 from spatial_v2a.timing import TIMING
 
 

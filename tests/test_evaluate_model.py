@@ -8,11 +8,11 @@ import pytest
 
 from spatial_v2a import Config
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.command_options import HeardObjects
-from spatial_v2a.inference.dubbing.object_mix import ObjectMix
-from spatial_v2a.inference.dubbing.soloists import Soloists
-from spatial_v2a.inference.engine import Engine, EngineSettings
-from spatial_v2a.inference.evaluate_command import SuiteName, evaluate
+from spatial_v2a.inference.cli.evaluate import SuiteName, evaluate
+from spatial_v2a.inference.cli.options import HeardObjects
+from spatial_v2a.inference.engine.engine import Engine, EngineSettings
+from spatial_v2a.inference.engine.object_mix import ObjectMix
+from spatial_v2a.inference.engine.soloists import Soloists
 from spatial_v2a.inference.evaluation import longrun, minutes
 from spatial_v2a.inference.evaluation.generate import detect, dub_clips, load_system
 from spatial_v2a.inference.evaluation.longrun_picture import draw_long_run

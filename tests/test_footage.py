@@ -12,12 +12,14 @@ import soundfile
 from PIL import Image
 
 from spatial_v2a import Config
+from spatial_v2a.audio.panning import pan_gains
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.evaluate_command import SuiteName, evaluate
+from spatial_v2a.inference.cli.evaluate import SuiteName, evaluate
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.mux import DubbedVideo
+from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.evaluation import av_align, onsets
 from spatial_v2a.inference.evaluation.generate import load_system
 from spatial_v2a.inference.evaluation.metrics import correlation
@@ -36,9 +38,7 @@ from spatial_v2a.inference.footage.scoring import (
 )
 from spatial_v2a.inference.footage.sounds import MotionMeter, dub
 from spatial_v2a.inference.footage.stereo import DataStereo
-from spatial_v2a.inference.inspection import measure as kinds
-from spatial_v2a.inference.mux import DubbedVideo
-from spatial_v2a.panning import pan_gains
+from spatial_v2a.inference.inspect import measure as kinds
 from spatial_v2a.timing import TIMING
 from tests.test_bad_input import refused
 from tests.tiny_checkpoint import write_tiny_checkpoint

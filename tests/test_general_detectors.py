@@ -35,7 +35,7 @@ from spatial_v2a.conditioning.published_weights import (
 )
 from spatial_v2a.conditioning.yolo import build_yolo11
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli import run
+from spatial_v2a.inference.cli.main import run
 from spatial_v2a.perception_config import DetectorSettings
 
 FRAME_BHWC = torch.from_numpy(

@@ -10,11 +10,11 @@ import torch
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS
-from spatial_v2a.frame_tokens import box_inputs, pooling_matrix, shape_waves
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.frame_tokens import box_inputs, pooling_matrix, shape_waves
+from spatial_v2a.models.samplers import sample, sampler_sigmas
+from spatial_v2a.models.stream_dropout import StreamDropout, drop_streams
 from spatial_v2a.sampler_config import SamplerConfig
-from spatial_v2a.samplers import sample, sampler_sigmas
-from spatial_v2a.stream_dropout import StreamDropout, drop_streams
 from spatial_v2a.training.generator import read_teacher, warm_start
 from spatial_v2a.training.objectives import (
     ConsistencyObjectiveConfig,

@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.inference.evaluation import (
     av_align,
     bias_skill,
@@ -13,7 +14,6 @@ from spatial_v2a.inference.evaluation import (
     metrics,
 )
 from spatial_v2a.inference.evaluation.bias_skill import BiasWindows
-from spatial_v2a.panning import pan_mono
 from spatial_v2a.timing import TIMING
 
 RATE = TIMING.sample_rate_hz

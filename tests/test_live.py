@@ -15,13 +15,13 @@ import pytest
 from spatial_v2a import Config, SpatialV2A, UserError
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.inference.engine.stream import Stream
 from spatial_v2a.inference.live.clock import Schedule
 from spatial_v2a.inference.live.conceal import FADE_IN_SAMPLES
 from spatial_v2a.inference.live.figures import Figures
 from spatial_v2a.inference.live.session import run_fast, run_live
 from spatial_v2a.inference.live.sinks import PcmSink
 from spatial_v2a.inference.live.sources import file_source
-from spatial_v2a.inference.stream import Stream
 from spatial_v2a.timing import TIMING
 from tests.live_simulation import (
     TICK_S,

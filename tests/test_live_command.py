@@ -17,12 +17,12 @@ import soundfile
 from spatial_v2a import Config
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.extras import install_command
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.cli.live import _one_interrupt, _recording
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.live.marks import FileMarks
-from spatial_v2a.inference.live_command import _one_interrupt, _recording
 from spatial_v2a.inference.marking.reading import State, read_provenance
 from spatial_v2a.timing import TIMING
 from tests.full_disk import files_up_to
@@ -194,7 +194,7 @@ def test_a_fifo_without_a_writer_ends_by_a_signal(tmp_path: Path, kill: int) -> 
     os.mkfifo(tmp_path / "fifo")
     # Under nohup, or behind a shell's &, the child would inherit deaf ears, and the test never end.
     hears = f"import signal; signal.signal({int(kill)}, signal.default_int_handler)"
-    main = "from spatial_v2a.inference.cli import main; main()"
+    main = "from spatial_v2a.inference.cli.main import main; main()"
     command = [sys.executable, "-c", f"{hears}; {main}", "live"]
     command += ["--source", str(tmp_path / "fifo"), "--sink", str(tmp_path / "x.wav")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
@@ -207,7 +207,8 @@ def test_a_fifo_without_a_writer_ends_by_a_signal(tmp_path: Path, kill: int) -> 
 
 @pytest.mark.parametrize("delay_ms", [BUSY_MS, 0])  # 0: it goes before a first sound is there
 def test_a_reader_that_has_gone_ends_with_a_line(clip, checkpoint, delay_ms: int) -> None:
-    command = [sys.executable, "-c", "from spatial_v2a.inference.cli import main; main()", "live"]
+    main = "from spatial_v2a.inference.cli.main import main; main()"
+    command = [sys.executable, "-c", main, "live"]
     command += ["--source", str(clip), "--sink", "-", "--checkpoint", str(checkpoint)]
     command += ["--delay-ms", str(delay_ms)]
     reader, writer = os.pipe()

@@ -13,8 +13,8 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.openvino_graph import SWITCH
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dubbing.many import find_videos
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.many import find_videos
 from tests.captures import decoded
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -122,7 +122,7 @@ def test_kill_and_start_again(tmp_path: Path, checkpoint: Path) -> None:
     """Kill -9 in the middle of a folder: afterwards every file is whole and there once."""
     names = [f"{number}.mp4" for number in range(4)]
     write_clips(tmp_path / "in", *names, num_frames=72)
-    code = "import sys; from spatial_v2a.inference.cli import run; sys.exit(run(sys.argv[1:]))"
+    code = "import sys; from spatial_v2a.inference.cli.main import run; sys.exit(run(sys.argv[1:]))"
     command = [sys.executable, "-c", code, *words(checkpoint, tmp_path / "in", "--skip-existing")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     first = tmp_path / "in" / "0.dubbed.mp4"

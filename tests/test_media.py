@@ -19,14 +19,14 @@ from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_scan import MAX_LENGTH_S
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dubbing.mixing import MixSettings
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.jobs import DubOptions, check_size, default_out, plan_jobs
+from spatial_v2a.inference.dub.mixing import MixSettings
+from spatial_v2a.inference.dub.original_sound import original_tracks, track_pieces
 from spatial_v2a.inference.evaluation.store import read_rival_wav
-from spatial_v2a.inference.inspection.sound import SoundReader, describe_track
-from spatial_v2a.inference.jobs import DubOptions, check_size, default_out, plan_jobs
+from spatial_v2a.inference.inspect.sound import SoundReader, describe_track
 from spatial_v2a.inference.live.sources import SourceOptions, open_source
 from spatial_v2a.inference.marking.watermark_detect import detect_file
-from spatial_v2a.inference.original_sound import original_tracks, track_pieces
 from tests.media_files import RATE_HZ, shades, write_surround_mov, write_ts
 
 NAMES = [
@@ -112,7 +112,7 @@ def test_pipes_sockets_and_devices_are_refused_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["dub", "inspect", "tracks"])
 def test_a_piped_video_is_refused_in_one_line(tmp_path: Path, clip: Path, command: str) -> None:
-    code = "import sys; from spatial_v2a.inference.cli import run; sys.exit(run(sys.argv[1:]))"
+    code = "import sys; from spatial_v2a.inference.cli.main import run; sys.exit(run(sys.argv[1:]))"
     arguments = [sys.executable, "-c", code, command, "/dev/stdin"]
     done = subprocess.run(
         arguments, input=clip.read_bytes(), capture_output=True, cwd=tmp_path, timeout=120

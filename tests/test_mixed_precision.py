@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.inference.engine import Engine, EngineSettings
+from spatial_v2a.inference.engine.engine import Engine, EngineSettings
 from spatial_v2a.model import SpatialV2A
 from tests.test_engine import random_features, tick
 from tests.tiny_checkpoint import shaken

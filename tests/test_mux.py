@@ -13,8 +13,8 @@ from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import check_writable, written_whole
-from spatial_v2a.inference.jobs import default_name, plan_jobs
-from spatial_v2a.inference.mux import open_sink
+from spatial_v2a.inference.dub.jobs import default_name, plan_jobs
+from spatial_v2a.inference.dub.mux import open_sink
 from spatial_v2a.timing import TIMING
 
 NTSC = Fraction(30_000, 1001)

@@ -9,18 +9,18 @@ import pytest
 import torch
 
 from spatial_v2a import Config
+from spatial_v2a.audio.stereo import checked_sound
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import NotSound
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.jobs import plan_jobs
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.dub.jobs import plan_jobs
+from spatial_v2a.inference.dub.mux import open_sink
+from spatial_v2a.inference.dub.sound_file import SoundFile
 from spatial_v2a.inference.live.session import run_fast
 from spatial_v2a.inference.live.sinks import FileSink
-from spatial_v2a.inference.mux import open_sink
-from spatial_v2a.inference.sound_file import SoundFile
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.stereo import checked_sound
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 

@@ -10,10 +10,10 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.openvino_graph import SWITCH, has_openvino
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.dubbing.object_mix import Heard, ObjectMix
-from spatial_v2a.inference.dubbing.seating import FADE_TICKS, LINGER_TICKS
-from spatial_v2a.inference.dubbing.soloists import Soloists
-from spatial_v2a.inference.engine import Engine, EngineSettings
+from spatial_v2a.inference.engine.engine import Engine, EngineSettings
+from spatial_v2a.inference.engine.object_mix import Heard, ObjectMix
+from spatial_v2a.inference.engine.seating import FADE_TICKS, LINGER_TICKS
+from spatial_v2a.inference.engine.soloists import Soloists
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import shaken

@@ -16,7 +16,7 @@ from spatial_v2a.conditioning.openvino_graph import (
 )
 from spatial_v2a.errors import UserError
 from spatial_v2a.extras import install_command
-from spatial_v2a.inference.engine import Engine, EngineSettings, fastest_weights
+from spatial_v2a.inference.engine.engine import Engine, EngineSettings, fastest_weights
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
 from tests.test_engine import random_features, tick

@@ -12,12 +12,12 @@ from pymediainfo import MediaInfo
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.dubbing.finishing import Finish, measure, plan_finish
-from spatial_v2a.inference.dubbing.loudness import Limiter, LoudnessMeter
-from spatial_v2a.inference.dubbing.mixing import Extent, MixSettings, mix_extent, mixed_pieces
-from spatial_v2a.inference.jobs import DubOptions, plan_jobs
-from spatial_v2a.inference.mux import open_sink
-from spatial_v2a.inference.original_sound import original_tracks, track_pieces
+from spatial_v2a.inference.dub.finishing import Finish, measure, plan_finish
+from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.dub.loudness import Limiter, LoudnessMeter
+from spatial_v2a.inference.dub.mixing import Extent, MixSettings, mix_extent, mixed_pieces
+from spatial_v2a.inference.dub.mux import open_sink
+from spatial_v2a.inference.dub.original_sound import original_tracks, track_pieces
 from spatial_v2a.timing import TIMING
 from tests.captures import OFFSET_S, RATE_HZ, decoded, picture_packets, speech_like, write_capture
 

@@ -17,7 +17,6 @@ import soundfile
 import torch
 
 from spatial_v2a import Config, files
-from spatial_v2a.checkpoint import write_checkpoint
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.errors import UserError
@@ -31,11 +30,12 @@ from spatial_v2a.files import (
     written_folder,
     written_whole,
 )
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.inspection.report import plan_inspection
-from spatial_v2a.inference.jobs import DubJob, DubOptions, plan_jobs
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.dub.jobs import DubJob, DubOptions, plan_jobs
+from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.inspect.report import plan_inspection
+from spatial_v2a.models.checkpoint import write_checkpoint
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 

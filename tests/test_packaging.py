@@ -63,7 +63,7 @@ def test_wheel_holds_every_module_and_all_data(wheel: zipfile.ZipFile) -> None:
 def test_wheel_names_its_licence_and_commands(wheel: zipfile.ZipFile) -> None:
     (points,) = (n for n in wheel.namelist() if n.endswith("entry_points.txt"))
     text = wheel.read(points).decode()
-    assert "spatial-v2a = spatial_v2a.inference.cli:main" in text
+    assert "spatial-v2a = spatial_v2a.inference.cli.main:main" in text
     assert "spatial-v2a-train = spatial_v2a.training.cli:main" in text
     (metadata,) = (n for n in wheel.namelist() if n.endswith("/METADATA"))
     assert "License-Expression: Apache-2.0" in wheel.read(metadata).decode()

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from spatial_v2a.attention import SlidingWindowAttention
-from spatial_v2a.streaming import snapshot, state_tensors, writes_put_off
-from spatial_v2a.transformer import BackboneConfig, Transformer
+from spatial_v2a.models.attention import SlidingWindowAttention
+from spatial_v2a.models.streaming import snapshot, state_tensors, writes_put_off
+from spatial_v2a.models.transformer import BackboneConfig, Transformer
 from tests.parity import (
     check_causal,
     check_chunks,

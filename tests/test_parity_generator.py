@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spatial_v2a.streaming import reset_
+from spatial_v2a.models.streaming import reset_
 from tests.parity import (
     check_causal,
     check_chunks,

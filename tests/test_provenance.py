@@ -17,7 +17,8 @@ import soundfile
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference import mp4
+from spatial_v2a.inference.cli.provenance import provenance as provenance_command
+from spatial_v2a.inference.dub import mp4
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import (
     attach,
@@ -26,7 +27,6 @@ from spatial_v2a.inference.marking.provenance import (
     sidecar_of,
 )
 from spatial_v2a.inference.marking.reading import State, read_provenance
-from spatial_v2a.inference.provenance_command import provenance as provenance_command
 from spatial_v2a.timing import TIMING
 from tests.marked_files import MADE, dubbed, everything_in, noise
 
@@ -432,7 +432,7 @@ def test_a_statement_cannot_steer_the_terminal(tmp_path: Path, capsys) -> None:
 
 def test_reading_the_modules_loads_no_heavy_library() -> None:
     script = (
-        "import sys, spatial_v2a.inference.provenance_command\n"
+        "import sys, spatial_v2a.inference.cli.provenance\n"
         "import spatial_v2a.inference.marking.reading\n"
         "print([m for m in ('c2pa', 'cryptography', 'torch', 'av') if m in sys.modules])"
     )

@@ -6,7 +6,7 @@ import sys
 
 import spatial_v2a
 from spatial_v2a.frame_stream import FrameStream, FrameStreamFactory
-from spatial_v2a.inference.stream import Stream
+from spatial_v2a.inference.engine.stream import Stream
 from spatial_v2a.model import SpatialV2A
 
 PUBLIC = {

@@ -13,13 +13,13 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.openvino_graph import SWITCH
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.dubbing.redo import history_latents, redo
-from spatial_v2a.inference.dubbing.redo_plan import next_version, parse_range, plan_redo
-from spatial_v2a.inference.dubbing.splice import AAC_BLOCK, Splice
-from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.dub.redo import history_latents, redo
+from spatial_v2a.inference.dub.redo_plan import next_version, parse_range, plan_redo
+from spatial_v2a.inference.dub.splice import AAC_BLOCK, Splice
+from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.marking.reading import read_provenance
 from spatial_v2a.timing import TIMING
 from tests.captures import RATE_HZ, decoded, picture_packets, write_capture
@@ -111,7 +111,7 @@ def test_a_ducked_dub_keeps_its_dialogue_in_the_range(
     tmp_path, dubber, other, monkeypatch, context_ticks: int
 ) -> None:
     """Speech stands from 1.3 to 1.6 s, within the range: it must be in the new version, too."""
-    monkeypatch.setattr("spatial_v2a.inference.dubbing.redo_plan.CONTEXT_TICKS", context_ticks)
+    monkeypatch.setattr("spatial_v2a.inference.dub.redo_plan.CONTEXT_TICKS", context_ticks)
     capture = write_capture(tmp_path, length_s=3.0, name="clip.mkv", speech=(0.1, 0.4))
     first, second = make(dubber, other, capture, ".mkv", mix={"original": "duck", "gain": -20.0})
     old, new = decoded(first)[1], decoded(second)[1]

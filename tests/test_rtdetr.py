@@ -22,7 +22,6 @@ from transformers import (
     YolosForObjectDetection,
 )
 
-from spatial_v2a.checkpoint import read_config
 from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.openvino_graph import has_openvino
@@ -32,10 +31,11 @@ from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.conditioning.yolo import YoloDetector
 from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.benchmark.subject import load_subject
-from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.bench.subject import load_subject
+from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.evaluation.generate import load_system
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.checkpoint import read_config
 from spatial_v2a.perception_config import RtDetrSettings
 from spatial_v2a.training.perception_boxes import DetectorBatch
 from spatial_v2a.training.perception_loop import Budget, LoopSettings, PerceptionLoop

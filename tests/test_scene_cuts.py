@@ -15,7 +15,7 @@ from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.dubbing.track_writer import TrackWriter, plan_tracks
+from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks
 from spatial_v2a.perception_config import PerceptionConfig
 from tests.scenes import WIDTH, OneObject, perception, scene, view
 from tests.tiny_checkpoint import write_tiny_checkpoint

@@ -1,6 +1,6 @@
 """Who has which stream: kept, shared, given up, and never taken from under what is heard."""
 
-from spatial_v2a.inference.dubbing.seating import FADE_TICKS, LINGER_TICKS, Seated, Seating
+from spatial_v2a.inference.engine.seating import FADE_TICKS, LINGER_TICKS, Seated, Seating
 
 FREE_TICKS = LINGER_TICKS + FADE_TICKS + 1
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.inference.evaluation import metrics, several
-from spatial_v2a.panning import pan_mono
 from spatial_v2a.timing import TIMING
 
 TICKS = 90

@@ -9,10 +9,10 @@ from spatial_v2a import SpatialV2A, UserError, load_config
 from spatial_v2a.clip import read_shards
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.track_edits import parse_edits
-from spatial_v2a.inference.dubbing.many import find_videos
-from spatial_v2a.inference.inspection.report import plan_inspection
-from spatial_v2a.inference.jobs import plan_jobs
-from spatial_v2a.inference.stream import Stream
+from spatial_v2a.inference.dub.jobs import plan_jobs
+from spatial_v2a.inference.dub.many import find_videos
+from spatial_v2a.inference.engine.stream import Stream
+from spatial_v2a.inference.inspect.report import plan_inspection
 from spatial_v2a.training.shards import ShardIndex
 
 CALLS: dict[str, Callable[[], object]] = {

@@ -49,7 +49,7 @@ class Stop:
         if name == "torch":
             raise SystemExit("torch")
 sys.meta_path.insert(0, Stop)
-from spatial_v2a.inference.cli import run
+from spatial_v2a.inference.cli.main import run
 run({arguments!r})
 """
 
@@ -69,7 +69,7 @@ def run_python(code: str, **environment: str) -> str:
 
 @pytest.mark.parametrize(
     ("module", "known"),
-    [("spatial_v2a.inference.cli", "dub"), ("spatial_v2a.training.cli", "ablate")],
+    [("spatial_v2a.inference.cli.main", "dub"), ("spatial_v2a.training.cli", "ablate")],
     ids=["spatial-v2a", "spatial-v2a-train"],
 )
 def test_help_loads_no_library_of_the_work(module: str, known: str) -> None:

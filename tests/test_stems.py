@@ -13,11 +13,11 @@ from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_feat
 from spatial_v2a.conditioning.openvino_graph import SWITCH
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli import run
-from spatial_v2a.inference.dubbing.separation import WINDOW, divided
-from spatial_v2a.inference.dubbing.sightings import Sightings
-from spatial_v2a.inference.dubbing.soloists import Soloists
-from spatial_v2a.inference.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.cli.main import run
+from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.dub.separation import WINDOW, divided
+from spatial_v2a.inference.dub.sightings import Sightings
+from spatial_v2a.inference.engine.soloists import Soloists
 from spatial_v2a.inference.marking.reading import State, read_provenance
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import write_tiny_checkpoint

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from spatial_v2a.stereo import (
+from spatial_v2a.audio.stereo import (
     StereoMeter,
     level_dbfs,
     level_difference_db,

@@ -12,10 +12,10 @@ from spatial_v2a import Config, SpatialV2A, UserError
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.frame_stream import find_frame_stream
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.jobs import DubOptions, plan_jobs
-from spatial_v2a.inference.stream import Stream
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.engine.stream import Stream
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -18,9 +18,9 @@ from pymediainfo import MediaInfo
 
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference import mp4
-from spatial_v2a.inference.jobs import DubOptions, default_name, plan_jobs
-from spatial_v2a.inference.mux import open_sink, plan_copies
+from spatial_v2a.inference.dub import mp4
+from spatial_v2a.inference.dub.jobs import DubOptions, default_name, plan_jobs
+from spatial_v2a.inference.dub.mux import open_sink, plan_copies
 from spatial_v2a.timing import TIMING
 
 FPS = 25

@@ -15,10 +15,10 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from spatial_v2a import Config
-from spatial_v2a.checkpoint import read_card
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.checkpoint import read_card
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 # Of this process's time: the machine may be busy.

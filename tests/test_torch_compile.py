@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.inference.engine import Engine, EngineSettings, fastest_weights
-from spatial_v2a.inference.inductor import InductorPasses
+from spatial_v2a.inference.engine.engine import Engine, EngineSettings, fastest_weights
+from spatial_v2a.inference.engine.inductor import InductorPasses
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.streaming import state_tensors
+from spatial_v2a.models.streaming import state_tensors
 from tests.test_engine import random_features, tick
 from tests.tiny_checkpoint import shaken
 

@@ -14,7 +14,6 @@ import typer
 from typer.testing import CliRunner
 
 from spatial_v2a import Config
-from spatial_v2a.checkpoint import find_checkpoint, read_config
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.conditioning.given import given_features
@@ -22,18 +21,19 @@ from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import azimuth_rad
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.dubbing.track_picture import TrackPicture
-from spatial_v2a.inference.dubbing.track_writer import (
+from spatial_v2a.inference.cli.tracks import tracks
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.dub.jobs import plan_jobs
+from spatial_v2a.inference.dub.track_picture import TrackPicture
+from spatial_v2a.inference.dub.track_writer import (
     TracksResult,
     TrackWriter,
     corner,
     plan_tracks,
 )
-from spatial_v2a.inference.engine import EngineSettings
-from spatial_v2a.inference.jobs import plan_jobs
-from spatial_v2a.inference.tracks_command import tracks
+from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.checkpoint import find_checkpoint, read_config
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import shaken

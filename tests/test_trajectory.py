@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.inference.evaluation import metrics, trajectory
-from spatial_v2a.panning import pan_mono
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import clip_truth
 from tests import evaluation_clips as fake

@@ -26,7 +26,7 @@ from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.conditioning.yolo import build_yolo11, load_published_yolo11
 from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli import run
+from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.evaluation.clips import read_metadata
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.training.shards import ShardIndex

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spatial_v2a.inference.evaluate_command import evaluate
+from spatial_v2a.inference.cli.evaluate import evaluate
 from spatial_v2a.inference.evaluation import validation
 from spatial_v2a.inference.evaluation.clips import choose_clips, given_box_azimuth_deg, read_clips
 from spatial_v2a.inference.evaluation.rows import Record, Row

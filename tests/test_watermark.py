@@ -12,13 +12,13 @@ import soundfile
 from typer.testing import CliRunner
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.cli.watermark import watermark_app
 from spatial_v2a.inference.marking.watermark import PERIOD_SAMPLES, Watermarker, mark
 from spatial_v2a.inference.marking.watermark_detect import (
     MAX_FALSE_ALARM,
     detect_file,
     detect_watermark,
 )
-from spatial_v2a.inference.watermark_command import watermark_app
 from spatial_v2a.timing import TIMING
 
 RATE_HZ = TIMING.sample_rate_hz

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from spatial_v2a.inference.dubbing.workers import Died, run_tasks
+from spatial_v2a.inference.dub.workers import Died, run_tasks
 
 
 def _crash_on(name: str):
@@ -42,7 +42,7 @@ def test_a_task_that_ends_its_process_ends_no_other(num_workers: int) -> None:
 PARENT = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from spatial_v2a.inference.dubbing.workers import run_tasks
+from spatial_v2a.inference.dub.workers import run_tasks
 from tests.test_workers import _sleep_in
 for _ in run_tasks([0, 1], _sleep_in, sys.argv[1], num_workers=2,
                    on_news=lambda task, pid: print(pid, flush=True)):

@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from spatial_v2a.conditioner import ConditionerConfig, PerceptionShapes
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
-from spatial_v2a.generator import Generator, GeneratorConfig
-from spatial_v2a.head import HeadConfig
-from spatial_v2a.transformer import BackboneConfig
+from spatial_v2a.models.conditioner import ConditionerConfig, PerceptionShapes
+from spatial_v2a.models.generator import Generator, GeneratorConfig
+from spatial_v2a.models.head import HeadConfig
+from spatial_v2a.models.transformer import BackboneConfig
 
 LATENT_DIM = 4
 SHAPES = PerceptionShapes(

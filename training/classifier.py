@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.classifier import ClassifierConfig, SoundClassifier
 from spatial_v2a.clip import Clip
 from spatial_v2a.errors import UserError
+from spatial_v2a.models.classifier import ClassifierConfig, SoundClassifier
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import class_window_starts, clip_truth
 

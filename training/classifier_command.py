@@ -15,7 +15,7 @@ from spatial_v2a.errors import UserError
 from spatial_v2a.files import write_text
 
 if TYPE_CHECKING:
-    from spatial_v2a.classifier import SoundClassifier
+    from spatial_v2a.models.classifier import SoundClassifier
     from spatial_v2a.training.classifier import WindowSet
 
 
@@ -33,8 +33,8 @@ def classifier(
     """Trains the sound classifier on ground-truth audio and reports its accuracy."""
     import torch
 
-    from spatial_v2a.classifier import SoundClassifier
     from spatial_v2a.clip import read_shards
+    from spatial_v2a.models.classifier import SoundClassifier
     from spatial_v2a.training.classifier import (
         accuracy,
         collect_windows,

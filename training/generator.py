@@ -13,8 +13,8 @@ from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.generator import Generator
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.generator import Generator
 from spatial_v2a.training.audio_data import step_rng
 from spatial_v2a.training.generator_data import GeneratorData, autoencoder_digest
 from spatial_v2a.training.generator_metrics import validation_metrics

@@ -19,7 +19,6 @@ from rich.progress import track
 from torch import Tensor
 
 from spatial_v2a.archives import read_arrays
-from spatial_v2a.autoencoder import mirror_latents
 from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.given import clip_features, clip_slides
 from spatial_v2a.conditioning.store import FeatureStore
@@ -27,6 +26,7 @@ from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures, mirror_features
 from spatial_v2a.files import written_whole
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.autoencoder import mirror_latents
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.audio_data import read_sound
 from spatial_v2a.training.degrade import Degrader

@@ -2,9 +2,9 @@
 
 import torch
 
-from spatial_v2a.autoencoder import mirror_latents
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.samplers import num_noises, sample, sampler_sigmas, shape_noise
+from spatial_v2a.models.autoencoder import mirror_latents
+from spatial_v2a.models.samplers import num_noises, sample, sampler_sigmas, shape_noise
 from spatial_v2a.training.generator_data import GeneratorData
 
 AUDIBLE_POWER = 1e-6

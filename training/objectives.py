@@ -8,18 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spatial_v2a.autoencoder import split_latents
-from spatial_v2a.consistency import (
+from spatial_v2a.features import FrameFeatures
+from spatial_v2a.models.autoencoder import split_latents
+from spatial_v2a.models.consistency import (
     consistency_stage,
     consistency_weight,
     nearer_sigma,
     pseudo_huber,
 )
-from spatial_v2a.diffusion import lognormal_sigma, loss_weight, uncertainty_weighted
-from spatial_v2a.features import FrameFeatures
-from spatial_v2a.generator import Condition, Generator
+from spatial_v2a.models.diffusion import lognormal_sigma, loss_weight, uncertainty_weighted
+from spatial_v2a.models.generator import Condition, Generator
+from spatial_v2a.models.stream_dropout import drop_streams
 from spatial_v2a.objective_config import ConsistencyObjectiveConfig, DiffusionObjectiveConfig
-from spatial_v2a.stream_dropout import drop_streams
 
 
 @dataclass

@@ -8,11 +8,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from spatial_v2a.checkpoint import find_checkpoint
 from spatial_v2a.config import Config, config_to_yaml, load_config
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import write_text
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.checkpoint import find_checkpoint
 from spatial_v2a.training.shards import shard_paths
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ Legend: B items, C channels, L samples, J frames, F bins, N bands.
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.spectral import band_matrix
+from spatial_v2a.audio.spectral import band_matrix
 
 SILENCE = 1e-3  # rms magnitude below which a target counts as silent in the convergence term
 

@@ -6,10 +6,10 @@ import torch
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
-from spatial_v2a.autoencoder import StereoAutoencoder
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.autoencoder import StereoAutoencoder
 from spatial_v2a.timing import Timing
 from spatial_v2a.training.audio_data import AudioCrops, step_rng
 from spatial_v2a.training.discriminator import SpectrogramDiscriminator, adversarial_losses

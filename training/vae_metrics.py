@@ -6,7 +6,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from spatial_v2a.autoencoder import StereoAutoencoder
+from spatial_v2a.models.autoencoder import StereoAutoencoder
 from spatial_v2a.timing import Timing
 from spatial_v2a.training.audio_data import AudioCrops, read_sound, step_rng
 from spatial_v2a.training.shards import ShardIndex

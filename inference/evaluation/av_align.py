@@ -10,8 +10,8 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
+from spatial_v2a.audio.panning import law_azimuth_deg, level_difference_db, window_level_dbfs
 from spatial_v2a.inference.evaluation.onsets import match_onsets
-from spatial_v2a.panning import law_azimuth_deg, level_difference_db, window_level_dbfs
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import AUDIBLE_DBFS
 

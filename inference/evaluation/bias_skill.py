@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from spatial_v2a.audio.panning import window_power
 from spatial_v2a.inference.evaluation.metrics import Combine
-from spatial_v2a.panning import window_power
 from spatial_v2a.timing import TIMING
 
 WINDOW_SAMPLES = TIMING.sample_rate_hz

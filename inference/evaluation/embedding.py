@@ -16,9 +16,9 @@ import torch
 import torchaudio
 from transformers import ClapFeatureExtractor, ClapModel
 
+from spatial_v2a.audio.panning import MAX_LEVEL_DIFFERENCE_DB
 from spatial_v2a.conditioning.hub import cached_repository, load_published
 from spatial_v2a.errors import UserError
-from spatial_v2a.panning import MAX_LEVEL_DIFFERENCE_DB
 from spatial_v2a.timing import TIMING
 
 FFT_SAMPLES = 2048

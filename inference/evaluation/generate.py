@@ -17,15 +17,15 @@ from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
 from spatial_v2a.conditioning.given import clip_ticks, overlay_given
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
-from spatial_v2a.inference.dub import Dubber
-from spatial_v2a.inference.dubbing.object_mix import (
+from spatial_v2a.inference.dub.dubber import Dubber
+from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads
+from spatial_v2a.inference.engine.object_mix import (
     DEFAULT_OBJECTS,
     NUM_SOLOISTS,
     ObjectMix,
     Objects,
 )
-from spatial_v2a.inference.dubbing.soloists import Soloists
-from spatial_v2a.inference.engine import Engine, EngineSettings, engine_threads
+from spatial_v2a.inference.engine.soloists import Soloists
 from spatial_v2a.inference.evaluation.store import file_digest, stamp_of
 from spatial_v2a.model import SpatialV2A
 

@@ -8,7 +8,7 @@ Legend: T ticks, P points at 10 Hz, W windows, L samples, C audio channels.
 
 import numpy as np
 
-from spatial_v2a.stereo import SILENT_DBFS
+from spatial_v2a.audio.stereo import SILENT_DBFS
 from spatial_v2a.timing import TIMING
 
 POINT_HZ = 10

@@ -16,8 +16,8 @@ import torch
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.ahead import ahead
-from spatial_v2a.inference.engine import Engine, engine_threads
+from spatial_v2a.inference.engine.ahead import ahead
+from spatial_v2a.inference.engine.engine import Engine, engine_threads
 from spatial_v2a.inference.evaluation.generate import System
 from spatial_v2a.inference.evaluation.minutes import (
     BAND_CENTRES_HZ,

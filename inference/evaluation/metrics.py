@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spatial_v2a.panning import MAX_LEVEL_DIFFERENCE_DB, law_azimuth_deg
+from spatial_v2a.audio.panning import MAX_LEVEL_DIFFERENCE_DB, law_azimuth_deg
 
 OFF_CENTRE_DEG = 5.0
 HEARD_DIFFERENCE_DB = 1.0

@@ -6,14 +6,14 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from spatial_v2a.files import written_whole
-from spatial_v2a.inference.evaluation.rows import Record
-from spatial_v2a.panning import (
+from spatial_v2a.audio.panning import (
     MAX_LEVEL_DIFFERENCE_DB,
     law_level_difference_db,
     level_difference_db,
     window_level_dbfs,
 )
+from spatial_v2a.files import written_whole
+from spatial_v2a.inference.evaluation.rows import Record
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import AUDIBLE_DBFS, WINDOW_SAMPLES, WINDOW_TICKS
 

@@ -12,8 +12,8 @@ from functools import partial
 
 import numpy as np
 
+from spatial_v2a.audio.panning import pan_gains, pan_mono
 from spatial_v2a.inference.evaluation.store import SoundStore
-from spatial_v2a.panning import pan_gains, pan_mono
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import ClipTruth, WindowTruth
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from spatial_v2a.classifier import SoundClassifier, clip_logits
+from spatial_v2a.audio.panning import level_difference_db, window_level_dbfs
 from spatial_v2a.inference.evaluation import metrics, trajectory
 from spatial_v2a.inference.evaluation.figures import ECCENTRICITY_DEG, FIGURES
 from spatial_v2a.inference.evaluation.metrics import Figure
 from spatial_v2a.inference.evaluation.rows import Record, Row
 from spatial_v2a.inference.evaluation.several import several_sums
-from spatial_v2a.panning import level_difference_db, window_level_dbfs
+from spatial_v2a.models.classifier import SoundClassifier, clip_logits
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import AUDIBLE_DBFS, WINDOW_SAMPLES, WindowTruth, class_window_starts
 

@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torchaudio.functional import spectrogram
 
-from spatial_v2a.geometry import azimuth_rad
-from spatial_v2a.inference.evaluation import metrics
-from spatial_v2a.panning import (
+from spatial_v2a.audio.panning import (
     FLOOR_DBFS,
     MAX_LEVEL_DIFFERENCE_DB,
     law_azimuth_deg,
     window_level_dbfs,
 )
+from spatial_v2a.geometry import azimuth_rad
+from spatial_v2a.inference.evaluation import metrics
 from spatial_v2a.truth import AUDIBLE_DBFS, WINDOW_SAMPLES, WINDOW_TICKS
 
 FFT_SIZE = 2048

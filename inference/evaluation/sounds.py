@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from spatial_v2a.clip import Clip
-from spatial_v2a.inference.dubbing.object_mix import DEFAULT_OBJECTS, Objects
-from spatial_v2a.inference.engine import EngineSettings
+from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.engine.object_mix import DEFAULT_OBJECTS, Objects
 from spatial_v2a.inference.evaluation import rows
 from spatial_v2a.inference.evaluation.clips import Chosen, read_clips
 from spatial_v2a.inference.evaluation.generate import (

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from spatial_v2a.classifier import SoundClassifier
 from spatial_v2a.clip import Clip
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.evaluation import rows
@@ -40,6 +39,7 @@ from spatial_v2a.inference.evaluation.store import (
     stamp_of,
 )
 from spatial_v2a.inference.evaluation.table import TableScorer, score_table
+from spatial_v2a.models.classifier import SoundClassifier
 from spatial_v2a.truth import clip_truth, window_truth
 
 Progress = Callable[[str], None]

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from spatial_v2a.classifier import SoundClassifier
 from spatial_v2a.inference.evaluation.literature_scoring import LiteratureScorer
 from spatial_v2a.inference.evaluation.rows import Record, Row
 from spatial_v2a.inference.evaluation.scoring import RowScore, score_row
+from spatial_v2a.models.classifier import SoundClassifier
 from spatial_v2a.processes import end_with_parent
 
 

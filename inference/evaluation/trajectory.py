@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from spatial_v2a.inference.evaluation import metrics
-from spatial_v2a.panning import (
+from spatial_v2a.audio.panning import (
     FLOOR_DBFS,
     MAX_LEVEL_DIFFERENCE_DB,
     law_azimuth_deg,
     window_power,
 )
+from spatial_v2a.inference.evaluation import metrics
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import AUDIBLE_DBFS, ClipTruth
 

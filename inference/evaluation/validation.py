@@ -13,13 +13,13 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 
+from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.files import write_text, written_whole
 from spatial_v2a.inference.evaluation.metrics import Figure
 from spatial_v2a.inference.evaluation.report import cell
 from spatial_v2a.inference.evaluation.rows import Record, Row, hold_last
 from spatial_v2a.inference.evaluation.scoring import RowScore, score_row, skill
 from spatial_v2a.inference.evaluation.trajectory import centred_mean
-from spatial_v2a.panning import pan_mono
 from spatial_v2a.timing import TIMING
 
 Change = Callable[[np.ndarray, Record, float], np.ndarray]

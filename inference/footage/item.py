@@ -10,7 +10,7 @@ import numpy as np
 
 from spatial_v2a.conditioning.video import VideoSource, open_video
 from spatial_v2a.inference.evaluation.store import file_digest, stamp_of
-from spatial_v2a.inference.inspection.sound import open_media
+from spatial_v2a.inference.inspect.sound import open_media
 from spatial_v2a.timing import TIMING
 
 

@@ -13,7 +13,7 @@ import torchaudio
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.footage.item import Item
-from spatial_v2a.inference.inspection.measure import (
+from spatial_v2a.inference.inspect.measure import (
     EXACT,
     MONO,
     NEAR,
@@ -21,7 +21,7 @@ from spatial_v2a.inference.inspection.measure import (
     StereoFigures,
     measure,
 )
-from spatial_v2a.inference.inspection.sound import MAX_JUMP_S, SoundReader, Track, describe_track
+from spatial_v2a.inference.inspect.sound import MAX_JUMP_S, SoundReader, Track, describe_track
 from spatial_v2a.timing import TIMING
 
 NO_SOUND, UNREADABLE = "no sound track", "unreadable sound"

@@ -6,10 +6,10 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from spatial_v2a.audio.panning import MAX_LEVEL_DIFFERENCE_DB, law_level_difference_db
+from spatial_v2a.audio.stereo import pan_curve, tick_energies
 from spatial_v2a.files import written_whole
 from spatial_v2a.inference.footage.rows import FootageRecord
-from spatial_v2a.panning import MAX_LEVEL_DIFFERENCE_DB, law_level_difference_db
-from spatial_v2a.stereo import pan_curve, tick_energies
 from spatial_v2a.timing import TIMING
 
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.inference.evaluation import rows
 from spatial_v2a.inference.evaluation.store import SoundStore, fitted
 from spatial_v2a.inference.footage.item import Item
 from spatial_v2a.inference.footage.original import Original
-from spatial_v2a.panning import pan_mono
 from spatial_v2a.timing import TIMING
 
 ORIGINAL = "original"

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from spatial_v2a.audio.stereo import SIDED_DB, SILENT_DBFS, tick_energies
+from spatial_v2a.audio.stereo import level_dbfs as energy_level_dbfs
+from spatial_v2a.audio.stereo import level_difference_db as energy_difference_db
 from spatial_v2a.inference.evaluation import (
     av_align,
     bias_skill,
@@ -19,10 +22,7 @@ from spatial_v2a.inference.evaluation.metrics import Figure
 from spatial_v2a.inference.evaluation.scoring import clip_mirror_sums
 from spatial_v2a.inference.footage import long_sounds
 from spatial_v2a.inference.footage.rows import FootageRecord, FootageRow
-from spatial_v2a.inference.inspection.measure import DUAL_MONO_DB
-from spatial_v2a.stereo import SIDED_DB, SILENT_DBFS, tick_energies
-from spatial_v2a.stereo import level_dbfs as energy_level_dbfs
-from spatial_v2a.stereo import level_difference_db as energy_difference_db
+from spatial_v2a.inference.inspect.measure import DUAL_MONO_DB
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import WINDOW_SAMPLES
 

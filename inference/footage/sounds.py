@@ -15,7 +15,7 @@ import torch
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
-from spatial_v2a.inference.engine import Engine, engine_threads
+from spatial_v2a.inference.engine.engine import Engine, engine_threads
 from spatial_v2a.inference.evaluation import av_align, rows
 from spatial_v2a.inference.evaluation.generate import System, largest_box_azimuth_deg
 from spatial_v2a.inference.evaluation.literature_scoring import MOTION_WIDTH

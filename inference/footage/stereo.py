@@ -12,7 +12,7 @@ from spatial_v2a.inference.footage.original import (
     UNREADABLE,
     Original,
 )
-from spatial_v2a.inference.inspection.measure import PERCENTILES
+from spatial_v2a.inference.inspect.measure import PERCENTILES
 
 SPREADS = {
     "side_over_mid_db": "side/mid of the others",

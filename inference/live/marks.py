@@ -5,7 +5,7 @@ from pathlib import Path
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs
-from spatial_v2a.inference.engine import EngineSettings, used_settings
+from spatial_v2a.inference.engine.engine import EngineSettings, used_settings
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach, checkpoint_digest
 from spatial_v2a.model import SpatialV2A

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.errors import NotSound, UserError
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.ahead import ahead
+from spatial_v2a.inference.engine.ahead import ahead
+from spatial_v2a.inference.engine.stream import Stream
 from spatial_v2a.inference.live.capture import Capture
 from spatial_v2a.inference.live.clock import Clock, Schedule
 from spatial_v2a.inference.live.conceal import Concealer
@@ -26,7 +27,6 @@ from spatial_v2a.inference.live.pictures import PictureQueue, Source
 from spatial_v2a.inference.live.run import Run
 from spatial_v2a.inference.live.sinks import LiveSink, SinkClosed
 from spatial_v2a.inference.live.worker import Heard, Worker
-from spatial_v2a.inference.stream import Stream
 from spatial_v2a.timing import TIMING
 
 FIRST_PICTURE_S = 15.0

@@ -14,9 +14,9 @@ import soundfile
 from numpy.typing import NDArray
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.dub.sound_file import MAX_RIFF_BYTES, SOUND_FORMATS
 from spatial_v2a.inference.live.conceal import Concealer
 from spatial_v2a.inference.marking.watermark import Watermarker
-from spatial_v2a.inference.sound_file import MAX_RIFF_BYTES, SOUND_FORMATS
 from spatial_v2a.timing import TIMING
 
 PcmFormat = Literal["s16le", "f32le"]

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.inference.engine.stream import Stream
 from spatial_v2a.inference.live.pictures import PictureQueue, Shown
 from spatial_v2a.inference.live.run import Run
-from spatial_v2a.inference.stream import Stream
 from spatial_v2a.timing import TIMING
 
 # What a tick costs is judged by the last half second: all but the two longest of it took no longer,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs, cannot_write, written_whole
-from spatial_v2a.inference import mp4
+from spatial_v2a.inference.dub import mp4
 from spatial_v2a.inference.marking import wav
 from spatial_v2a.inference.marking.manifest import FORMATS, Manifest, Provenance
 from spatial_v2a.inference.marking.signer import Credential, signing_credential
@@ -163,7 +163,7 @@ def _temporary_files_in(folder: Path) -> Iterator[None]:
 @cache
 def _digest_of_folder(folder: Path) -> str:
     # Brings PyTorch along, which reading a manifest can do without.
-    from spatial_v2a.checkpoint import MODEL, PERCEPTION
+    from spatial_v2a.models.checkpoint import MODEL, PERCEPTION
 
     files = [f for stem in (MODEL, PERCEPTION) for f in sorted(folder.glob(f"{stem}*.safetensors"))]
     if not files:

@@ -1,0 +1,74 @@
+"""`spatial-v2a evaluate --suite footage DIR`: scores a checkpoint on footage without positions."""
+
+from pathlib import Path
+
+from spatial_v2a.conditioning.detector_choice import AUTO
+from spatial_v2a.errors import UserError
+from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.evaluation.generate import load_system
+from spatial_v2a.inference.footage.folder import find_footage, spread
+from spatial_v2a.inference.footage.suite import FootageSuite
+
+
+def run_footage(
+    folder: Path,
+    out: Path,
+    *,
+    checkpoint: str,
+    clips: int | None,
+    seed: int,
+    nfe: int | None,
+    device: str,
+    fov_deg: float,
+    detector: str | None = None,
+    detector_weights: Path | None = None,
+) -> None:
+    """Dubs a folder of footage, scores it and prints the tables; the same command resumes.
+
+    Args:
+        folder: videos, or Walking The Maps, or one of its split lists.
+        out: report folder.
+        checkpoint: folder, bundled name or hub id.
+        clips: how many items to score; None takes all.
+        seed: of the sound, the random pans, the shuffle and the bootstrap.
+        nfe: denoiser calls per tick; None is the checkpoint's own number.
+        device: cpu, cuda or auto.
+        fov_deg: horizontal field of view of the pictures, degrees.
+        detector: who finds the boxes; None chooses for every video.
+        detector_weights: the user's own weights for it; None is the checkpoint's.
+
+    Raises:
+        UserError: nothing can be scored, or an option is out of range.
+    """
+    if not 1 <= fov_deg <= 175:
+        raise UserError(f"field of view {fov_deg:g} is not in 1..175 degrees; mend --fov")
+    found = find_footage(folder, out=out)
+    chosen = spread(found.candidates, clips)
+    system = load_system(
+        checkpoint,
+        settings=EngineSettings(seed=seed, nfe=nfe),
+        device=device,
+        detector=detector or AUTO,
+        detector_weights=detector_weights,
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    suite = FootageSuite(
+        found=found,
+        chosen=chosen,
+        out=out,
+        system=system,
+        fov_deg=fov_deg,
+        seed=seed,
+        progress=lambda line: print(line, flush=True),
+    )
+    description = {
+        "footage": str(folder),
+        "checkpoint": checkpoint,
+        "seed": seed,
+        "settings": str(system.settings),
+        "device": device,
+        "field of view": f"{fov_deg:g} deg",
+        "detector": detector or AUTO,
+    }
+    print(suite.run(description))
+    print(f"report: {out / 'report.md'}")

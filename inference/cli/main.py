@@ -1,0 +1,134 @@
+"""Command line `spatial-v2a`: dub, tracks, live, evaluate, inspect, detectors, sounds, marks."""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+
+from spatial_v2a.conditioning.console import build_command, new_app, run_app
+from spatial_v2a.inference.cli.options import keep_command_line
+
+app = new_app(help="Sound for silent video: stereo that follows the source.")
+
+
+def _register_dub() -> None:
+    from spatial_v2a.inference.cli.dub import demo, dub
+
+    app.command()(dub)
+    app.command()(demo)
+
+
+_register_dub()
+
+
+def _register_evaluate() -> None:
+    from spatial_v2a.inference.cli.evaluate import evaluate
+
+    app.command()(evaluate)
+
+
+_register_evaluate()
+
+
+def _register_inspect() -> None:
+    from spatial_v2a.inference.cli.inspect import inspect
+
+    app.command()(inspect)
+
+
+_register_inspect()
+
+
+def _register_bench() -> None:
+    from spatial_v2a.inference.cli.bench import bench
+
+    app.command()(bench)
+
+
+_register_bench()
+
+
+def _register_live() -> None:
+    from spatial_v2a.inference.cli.live import live
+
+    app.command()(live)
+
+
+_register_live()
+
+
+def _register_tracks() -> None:
+    from spatial_v2a.inference.cli.tracks import tracks
+
+    app.command()(tracks)
+
+
+_register_tracks()
+
+
+def _register_detectors() -> None:
+    from spatial_v2a.inference.cli.detectors import detectors_app
+
+    app.add_typer(detectors_app, name="detectors")
+
+
+_register_detectors()
+
+
+def _register_sounds() -> None:
+    from spatial_v2a.inference.cli.sounds import sounds_app
+
+    app.add_typer(sounds_app, name="sounds")
+
+
+_register_sounds()
+
+
+def _register_marks() -> None:
+    from spatial_v2a.inference.cli.provenance import provenance
+    from spatial_v2a.inference.cli.watermark import watermark_app
+
+    app.command()(provenance)
+    app.add_typer(watermark_app, name="watermark")
+
+
+_register_marks()
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line on stderr and exit code 2."""
+    keep_memory_flat()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # Remarks of a library on its own defaults are no business of someone who dubs.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    # A polite kill and a terminal that is closed must clean up like Ctrl-C does; nohup stays deaf.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    sys.exit(run(sys.argv[1:]))
+
+
+def keep_memory_flat() -> None:
+    """One arena for all threads, where glibc allocates.
+
+    With an arena a thread, what one thread allocates and another frees leaves holes: about 4 MB
+    more with every video opened. Must come before the first thread.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if set_option is not None:
+        set_option(_M_ARENA_MAX, 1)
+
+
+_M_ARENA_MAX = -8  # malloc.h
+
+
+def run(arguments: list[str]) -> int:
+    """Runs the command line and returns its exit code."""
+    keep_command_line(arguments)
+    return run_app(
+        lambda: build_command(app),
+        arguments or ["--help"],
+        prog_name="spatial-v2a",
+        stopped="stopped; no unfinished file is left",
+    )

@@ -1,0 +1,121 @@
+"""`spatial-v2a tracks`: the objects of a video as a file that can be edited and dubbed from.
+
+Run: spatial-v2a tracks VIDEO [-o tracks.jsonl]
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from spatial_v2a.conditioning.console import is_quiet
+from spatial_v2a.inference.cli.options import (
+    AsJson,
+    Detector,
+    DetectorWeights,
+    Sound,
+    say_loading,
+)
+from spatial_v2a.inference.cli.plain_json import json_text
+from spatial_v2a.inference.cli.progress import progress
+
+if TYPE_CHECKING:
+    from spatial_v2a.inference.dub.track_writer import TracksJob, TracksResult, TrackWriter
+
+# A longer table would push everything else off the screen.
+MAX_ROWS = 40
+
+
+def tracks(
+    video: Annotated[Path, typer.Argument(help="Video file.", metavar="VIDEO")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="JSONL to write, or a folder; default: beside VIDEO."),
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option(help="Whose detector and depth look at it.", metavar="NAME")
+    ] = "stage",
+    detector: Detector = None,
+    detector_weights: DetectorWeights = None,
+    sound: Sound = None,
+    fov: Annotated[
+        float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
+    ] = None,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU when there is one.")
+    ] = "auto",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files that exist.")
+    ] = False,
+    as_json: AsJson = False,
+    picture: Annotated[
+        bool, typer.Option("--picture/--no-picture", help="Also draw NAME.tracks.png.")
+    ] = True,
+) -> None:
+    """Writes the objects that VIDEO shows, to edit and to dub with `dub --given`."""
+    say_loading(checkpoint)
+    from spatial_v2a.concepts import parse_sounds
+    from spatial_v2a.conditioning.vocabulary import AUTO
+    from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks
+
+    sounds = None if sound is None else parse_sounds(sound)
+    job = plan_tracks(video, out=out, overwrite=overwrite, has_picture=picture)
+    writer = TrackWriter.from_checkpoint(
+        checkpoint,
+        device=device,
+        fov_deg=fov,
+        detector=detector or AUTO,
+        detector_weights=detector_weights,
+        sounds=sounds,
+    )
+    result = _run(writer, job)
+    if as_json:
+        print(json_text({"files": [_row(video, result)]}))
+    elif not is_quiet():
+        _tell(result)
+
+
+def _run(writer: "TrackWriter", job: "TracksJob") -> "TracksResult":
+    """Writes one job, with progress on stderr."""
+    tick_s = float(job.source.timing.tick_s)
+    with progress(job.source.path.name, total_s=float(job.source.duration)) as show:
+        return writer.write(job, on_tick=lambda done: show(done * tick_s))
+
+
+def _row(video: Path, result: "TracksResult") -> dict[str, object]:
+    return {
+        "video": video,
+        "out": result.out,
+        "picture": result.picture,
+        "duration_s": result.duration_s,
+        "num_ticks": result.num_ticks,
+        "tracks": [asdict(track) for track in result.tracks],
+    }
+
+
+def _tell(result: "TracksResult") -> None:
+    print(f"wrote {result.out}")
+    if result.picture is not None:
+        print(f"wrote {result.picture}")
+    num = len(result.tracks)
+    print(f"{num} object{'' if num == 1 else 's'} in {result.duration_s:.2f} s of video")
+    if not num:
+        return
+    print(f"{'id':>4}  {'class':<14} {'from':>8} {'to':>8} {'seen':>8} {'share':>6}  bearing")
+    # The objects seen longest, in the order of their ids.
+    shown = sorted(result.tracks, key=lambda track: -track.seen_s)[:MAX_ROWS]
+    for track in sorted(shown, key=lambda track: track.track_id):
+        print(
+            f"{track.track_id:>4}  {track.class_name:<14} {track.first_s:>6.2f} s"
+            f" {track.last_s:>6.2f} s {track.seen_s:>6.2f} s {track.share:>6.0%} "
+            f" {_bearing(track.mean_azimuth_deg)}"
+        )
+    if num > MAX_ROWS:
+        print(f"and {num - MAX_ROWS} that were seen for a shorter time")
+
+
+def _bearing(azimuth_deg: float) -> str:
+    if round(azimuth_deg) == 0:
+        return "centre"
+    return f"{abs(azimuth_deg):.0f} deg {'left' if azimuth_deg > 0 else 'right'}"

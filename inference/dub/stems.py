@@ -1,0 +1,286 @@
+"""One sound per object of a dub, with its pan and distance over time; together they are the mix.
+
+DIR/mix.flac      the generated sound of the dub, before the original sound and the limiter
+DIR/003-bell.flac what of it belongs to object 3; 003-bell.json its curves
+DIR/rest.flac     what belongs to no object
+DIR/stems.json    the list of all
+Legend: P parts, S soloists, L samples, C audio channels, T ticks.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from spatial_v2a.audio.stereo import StereoMeter, level_dbfs, level_difference_db
+from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.conditioning.vocabulary import vocabulary_names
+from spatial_v2a.features import FrameFeatures
+from spatial_v2a.files import Outputs
+from spatial_v2a.geometry import depth_m_from_nearness
+from spatial_v2a.inference.dub.dry_sound import DrySound
+from spatial_v2a.inference.dub.finishing import Finish
+from spatial_v2a.inference.dub.jobs import DubJob
+from spatial_v2a.inference.dub.mixing import Extent, MixSettings, mixed_pieces, ticks_of
+from spatial_v2a.inference.dub.separation import divided
+from spatial_v2a.inference.dub.sightings import Sighting, Sightings
+from spatial_v2a.inference.engine.object_mix import Heard
+from spatial_v2a.inference.engine.seating import Part
+from spatial_v2a.inference.marking.manifest import Provenance
+from spatial_v2a.inference.marking.provenance import attach
+from spatial_v2a.perception_config import PerceptionConfig
+from spatial_v2a.timing import TIMING
+
+# Shorter sightings are mostly mistakes of the detector; their sound goes to the rest.
+MIN_SEEN_TICKS = TIMING.tick_hz // 2
+
+
+# Opens a sound file that is signed when it is finished.
+Signed = Callable[[Path], AbstractContextManager[soundfile.SoundFile]]
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Ticks [first, stop) of a soloist that belong to one object."""
+
+    soloist: int
+    first: int
+    stop: int
+
+
+class StemRecorder:
+    """Records the soloists beside a dub, on disk.
+
+    Args:
+        job: whose stems are wanted.
+        config: number of box slots, which is that of the soloists.
+        outputs: where the sounds lie meanwhile.
+        stack: closes the sounds.
+
+    Attributes:
+        sounds: what each soloist's objects sound like.
+        parts: what was played, in the order in which it began.
+        sightings: where the objects were seen.
+    """
+
+    def __init__(
+        self, job: DubJob, config: PerceptionConfig, outputs: Outputs, stack: ExitStack
+    ) -> None:
+        self.config = config
+        self.sounds = [
+            stack.enter_context(DrySound(outputs, job.out)) for _ in range(config.max_boxes)
+        ]
+        self.parts: list[Part] = []
+        self.sightings = Sightings()
+
+    def add(
+        self, features: FrameFeatures, boxes: tuple[Box, ...], heard: Heard, *, fov_deg: float
+    ) -> None:
+        """Appends a tick; what a soloist without an object sounds like is left out.
+
+        Args:
+            features, boxes, fov_deg: as for `Sightings.add`.
+            heard: what it sounds like.
+        """
+        self.sightings.add(features, boxes, fov_deg=fov_deg)
+        self.parts += heard.begun
+        for sound, audio_LC in zip(self.sounds, heard.alone_SLC, strict=True):
+            sound.write(audio_LC)
+
+    def complete(self) -> None:
+        """Ends writing."""
+        for sound in self.sounds:
+            sound.complete()
+
+
+def write_stems(
+    job: DubJob,
+    sound: DrySound,
+    recorder: StemRecorder,
+    finish: Finish,
+    *,
+    outputs: Outputs,
+    origin: Provenance | None,
+) -> tuple[Path, ...]:
+    """Writes the stems of a dub into its folder.
+
+    Args:
+        job: with `stems`.
+        sound: the generated sound.
+        recorder: what the soloists played.
+        finish: that of the dub's file.
+        outputs: takes the files.
+        origin: the statement of origin to sign; None leaves it out.
+
+    Returns:
+        The files, the list of all first.
+    """
+    assert job.stems is not None
+    outputs.make_folder(job.stems)
+
+    @contextmanager
+    def signed(path: Path) -> Iterator[soundfile.SoundFile]:
+        """A sound file to write, which is signed at the end."""
+        draft = outputs.new(path)
+        with _flac(draft) as file:
+            yield file
+        if origin is not None:
+            attach(draft, origin, ingredient=job.source.path, out=path, outputs=outputs)
+
+    names = vocabulary_names(recorder.config.boxes.vocabulary)
+    sightings = recorder.sightings
+    stretches = _stretches(recorder.parts, job.source.num_ticks)
+    told = [i for i, seen in sightings.of_object.items() if len(seen) >= MIN_SEEN_TICKS]
+    files: list[Path] = []
+    with ExitStack() as stack:
+        apart = _divide(job, sound, recorder, finish, stack, outputs, signed)
+        entries = []
+        for track_id in sorted(told):
+            name = names[sightings.class_index[track_id]]
+            stem = job.stems / f"{track_id:03d}-{name}"
+            energies_TE = _write_object(stem, job, apart, stretches.get(track_id, []), signed)
+            curves = _curves(track_id, name, sightings.of_object[track_id], energies_TE)
+            outputs.new(stem.with_suffix(".json")).write_text(json.dumps(curves) + "\n", "utf-8")
+            entries.append({"id": track_id, "class": name, "sound": f"{stem.name}.flac",
+                            "curves": f"{stem.name}.json"})  # fmt: skip
+            files += [stem.with_suffix(".flac"), stem.with_suffix(".json")]
+        others = [s for i in stretches if i not in told for s in stretches[i]]
+        _write_rest(job, apart, others, signed)
+    listing = {
+        "video": job.source.path.name,
+        "sample_rate_hz": TIMING.sample_rate_hz,
+        "mix": "mix.flac",
+        "rest": "rest.flac",
+        "objects": entries,
+        "mix_is_the_files_sound": job.track is None and not finish.is_limited,
+    }
+    text = json.dumps(listing, indent=1) + "\n"
+    outputs.new(job.stems / "stems.json").write_text(text, encoding="utf-8")
+    return (job.stems / "stems.json", job.stems / "mix.flac", *files, job.stems / "rest.flac")
+
+
+def _stretches(parts: list[Part], num_ticks: int) -> dict[int, list[_Stretch]]:
+    """What of which soloist belongs to each object: a part lasts until the next one begins.
+
+    A soloist's first part reaches back to the start, for masks have a window's width.
+    """
+    found: dict[int, list[_Stretch]] = {}
+    begun: set[int] = set()
+    for number, part in enumerate(parts):
+        later = (p for p in parts[number + 1 :] if p.soloist == part.soloist)
+        stop = min((p.first_tick for p in later), default=num_ticks)
+        first = part.first_tick if part.soloist in begun else 0
+        begun.add(part.soloist)
+        stretch = _Stretch(part.soloist, first, stop)
+        found.setdefault(part.track_id, []).append(stretch)
+    return found
+
+
+def _divide(
+    job: DubJob,
+    sound: DrySound,
+    recorder: StemRecorder,
+    finish: Finish,
+    stack: ExitStack,
+    outputs: Outputs,
+    signed: Signed,
+) -> list[DrySound]:
+    """The finished mix divided among the soloists and a rest; writes mix.flac on the way."""
+    assert job.stems is not None
+    recorder.complete()
+    extent = Extent(0, job.source.num_samples)
+    settings = MixSettings(gain=job.options.mix.gain)
+    plain = mixed_pieces(sound.pieces(), settings, source=job.source, track=None, extent=extent)
+    unlimited = Finish(gain_db=finish.gain_db, is_marked=finish.is_marked)
+    mix = ticks_of(unlimited.pieces(plain, start_sample=0), extent)
+    renders = [ticks_of(solo.pieces(), extent) for solo in recorder.sounds]
+    apart = [stack.enter_context(DrySound(outputs, job.out)) for _ in range(len(renders) + 1)]
+    with signed(job.stems / "mix.flac") as file:
+        for pieces_PLC in divided(_copied(mix, file), renders):
+            for part, piece_LC in zip(apart, pieces_PLC, strict=True):
+                part.write(piece_LC)
+    for part in apart:
+        part.complete()
+    return apart
+
+
+def _copied(pieces: Iterator[np.ndarray], file: soundfile.SoundFile) -> Iterator[np.ndarray]:
+    for piece_LC in pieces:
+        file.write(piece_LC)
+        yield piece_LC
+
+
+def _write_object(
+    stem: Path,
+    job: DubJob,
+    apart: list[DrySound],
+    stretches: list[_Stretch],
+    signed: Signed,
+) -> np.ndarray:
+    """Writes an object's sound, silent where it has none; returns its energies [T, 3]."""
+    meter = StereoMeter()
+    step, num_samples = TIMING.samples_per_tick, job.source.num_samples
+    with signed(stem.with_suffix(".flac")) as file, ExitStack() as stack:
+        opened = {
+            s.soloist: stack.enter_context(soundfile.SoundFile(apart[s.soloist].path))
+            for s in stretches
+        }
+        for tick in range(job.source.num_ticks):
+            length = min(step, num_samples - tick * step)
+            audio_LC = np.zeros((length, TIMING.num_channels), np.float32)
+            for stretch in stretches:
+                if stretch.first <= tick < stretch.stop:
+                    source = opened[stretch.soloist]
+                    source.seek(tick * step)
+                    audio_LC += source.read(length, dtype="float32", always_2d=True)
+            file.write(audio_LC)
+            meter.add(audio_LC)
+    return meter.energies_TE
+
+
+def _curves(
+    track_id: int, name: str, seen: list[Sighting], energies_TE: np.ndarray
+) -> dict[str, object]:
+    """Where an object was and how it sounded, for every tick in which it was seen."""
+    ticks = [s.tick for s in seen if s.tick < len(energies_TE)]
+    near_T = np.array([s.nearness for s in seen[: len(ticks)]])
+    distance_T = depth_m_from_nearness(np.maximum(near_T, 1e-3))
+    return {
+        "id": track_id,
+        "class": name,
+        "tick_hz": TIMING.tick_hz,
+        "t": [round(tick / TIMING.tick_hz, 6) for tick in ticks],
+        "azimuth_deg": [round(s.azimuth_deg, 2) for s in seen[: len(ticks)]],
+        "nearness": np.round(near_T, 4).tolist(),
+        "distance_m": np.round(distance_T, 2).tolist(),
+        "pan_db": np.round(level_difference_db(energies_TE[ticks]), 2).tolist(),
+        "level_dbfs": np.round(level_dbfs(energies_TE[ticks]), 2).tolist(),
+    }
+
+
+def _write_rest(job: DubJob, apart: list[DrySound], others: list[_Stretch], signed: Signed) -> None:
+    """Writes what belongs to no object, or to one that was hardly seen."""
+    assert job.stems is not None
+    step = TIMING.samples_per_tick
+    with signed(job.stems / "rest.flac") as file, ExitStack() as stack:
+        opened = {
+            s.soloist: stack.enter_context(soundfile.SoundFile(apart[s.soloist].path))
+            for s in others
+        }
+        for tick, audio_LC in enumerate(apart[-1].pieces()):
+            for stretch in others:
+                if stretch.first <= tick < stretch.stop:
+                    source = opened[stretch.soloist]
+                    source.seek(tick * step)
+                    audio_LC = audio_LC + source.read(len(audio_LC), dtype="float32")
+            file.write(audio_LC)
+
+
+def _flac(path: Path) -> soundfile.SoundFile:
+    return soundfile.SoundFile(
+        path, "w", TIMING.sample_rate_hz, TIMING.num_channels, "PCM_24", format="FLAC"
+    )

@@ -1,0 +1,1 @@
+"""The engine: a tick's passes, their backends, the streams of several objects."""

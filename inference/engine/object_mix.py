@@ -1,0 +1,223 @@
+"""Hears several objects apart: while two are in view, the sum of what each sounds like alone.
+
+One stream that hears two objects draws both sounds to a place between them. So beside the stream
+that hears everything there is one for each object, and while two or more have a box their plain sum
+is heard in its place. Between the two the sound crossfades.
+
+    mix = ObjectMix(Engine(model, num_streams=4, streams_per_noise=4), Soloists(3))
+    audio_LC = mix.step(features, boxes).mix_NLC[0]
+
+Legend: S soloists, N takes, B = N (1 + S) streams, L samples, C audio channels, D latent width.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.features import FrameFeatures
+from spatial_v2a.inference.engine.engine import Engine
+from spatial_v2a.inference.engine.seating import FADE_TICKS, LINGER_TICKS, Part
+from spatial_v2a.inference.engine.soloists import Assigned, Soloists
+
+# How several objects are heard: each by a stream of its own, or all by one.
+Objects = Literal["apart", "together"]
+DEFAULT_OBJECTS: Objects = "apart"
+# More than three sounding objects in view are rare, and every stream costs.
+NUM_SOLOISTS = 3
+
+
+@dataclass(frozen=True)
+class Heard:
+    """The sound of a tick.
+
+    Attributes:
+        mix_NLC: of every take, float32.
+        soloists_SLC: of the first take, whether heard or not.
+        weight_SL: how much of a soloist is its objects' own: all while it is not summed, and then
+            as much as is heard.
+        begun: which soloists begin to play which objects.
+    """
+
+    mix_NLC: np.ndarray
+    soloists_SLC: np.ndarray
+    weight_SL: np.ndarray
+    begun: list[Part]
+
+    @property
+    def alone_SLC(self) -> np.ndarray:
+        """What each soloist's objects sound like in the first take."""
+        return self.soloists_SLC * self.weight_SL[..., None]
+
+
+class ObjectMix:
+    """Makes sound of one tick after another, from the beginning of an engine.
+
+    Args:
+        engine: as if it were new, with 1 + S streams for every take that share their noise; the
+            first of them hears everything.
+        soloists: as if they were new.
+        num_takes: N.
+        is_apart: whether the soloists are summed at all; if not, they play for themselves. Without
+            any, everything is heard together.
+    """
+
+    def __init__(
+        self, engine: Engine, soloists: Soloists, *, num_takes: int = 1, is_apart: bool = True
+    ) -> None:
+        assert engine.num_streams == num_takes * (1 + soloists.num_soloists)
+        self._engine, self._soloists = engine, soloists
+        self._num_takes = num_takes
+        self._is_apart = is_apart and soloists.num_soloists > 0
+        num_samples = engine.samples_per_tick
+        self._sum_gain = _Ramps(1, num_samples)
+        self._solo_gain = _Ramps(soloists.num_soloists, num_samples)
+        self._levels = _Levels(1 + soloists.num_soloists, num_samples)
+        self._ticks_since_two: int | None = None
+
+    def step(self, features: FrameFeatures, boxes: tuple[Box, ...]) -> Heard:
+        """Hears one tick.
+
+        Args:
+            features: perception of the tick, [1, 1].
+            boxes: its boxes, in the order in which `features` was made of them.
+        """
+        seen = self._assign(features, boxes)
+        audio_BLC = self._engine.step(self._for_all(seen)).numpy()
+        audio_NTLC = audio_BLC.reshape(self._num_takes, -1, *audio_BLC.shape[1:])
+        audio_NTLC = self._levels.apply(audio_NTLC, boxes, seen.seated.objects_S)
+        sum_L, solo_SL = self._gains(seen)
+        owned_S1 = np.array(seen.seated.owned_S, bool)[:, None]
+        return Heard(
+            mix_NLC=_mixed(audio_NTLC, sum_L, solo_SL),
+            soloists_SLC=audio_NTLC[0, 1:],
+            weight_SL=(1 - sum_L) * owned_S1 + sum_L * solo_SL,
+            begun=seen.seated.begun,
+        )
+
+    def follow(self, features: FrameFeatures, boxes: tuple[Box, ...], x_D: Tensor) -> None:
+        """Takes a tick of the mix that stands already into the history, of one take only.
+
+        A soloist whose object is alone in the picture has made that sound; what the others have
+        made of it is not known, so that they draw it anew.
+
+        Args:
+            features, boxes: as for `step`.
+            x_D: normalised latent of the sound, without the engine's widening of the pan.
+        """
+        assert self._num_takes == 1
+        seen = self._assign(features, boxes)
+        sum_L, _ = self._gains(seen)
+        is_alone = seen.num_objects == 1 and not sum_L.any()
+        follows_B = torch.tensor([True, *(is_alone and bool(o) for o in seen.seated.objects_S)])
+        x_BD = x_D.expand(self._engine.num_streams, -1)
+        self._engine.follow(seen.features, x_BD, None if bool(follows_B.all()) else follows_B)
+
+    def restart_noise(self) -> None:
+        """Begins the noise anew; the history stays."""
+        self._engine.restart_noise()
+
+    def _assign(self, features: FrameFeatures, boxes: tuple[Box, ...]) -> Assigned:
+        """Who hears what in a tick; streams that change hands begin anew."""
+        seen = self._soloists.assign(features, boxes)
+        if seen.fresh_B.any():
+            self._engine.reset(seen.fresh_B.repeat(self._num_takes))
+        if seen.num_objects > 1:
+            self._ticks_since_two = 0
+        elif self._ticks_since_two is not None:
+            self._ticks_since_two += 1
+        return seen
+
+    def _for_all(self, seen: Assigned) -> FrameFeatures:
+        """The features of a take's streams for those of all takes."""
+        if self._num_takes == 1:
+            return seen.features
+        return seen.features.map(lambda x: x.repeat(self._num_takes, *[1] * (x.dim() - 1)))
+
+    def _gains(self, seen: Assigned) -> tuple[np.ndarray, np.ndarray]:
+        """Share of the sum [L] in a tick, and the gain of every soloist in it [S, L]."""
+        since = self._ticks_since_two
+        is_sum = self._is_apart and since is not None and since <= LINGER_TICKS
+        sum_1L = self._sum_gain.step(np.array([is_sum]))
+        # A stream that begins anew begins with silence: it needs no fade.
+        fresh_S = np.array(seen.seated.fresh_S, bool)
+        solo_SL = self._solo_gain.step(np.array(seen.seated.plays_S, bool), jumps_N=fresh_S)
+        return sum_1L[0], solo_SL
+
+
+class _Ramps:
+    """Gains that go between 0 and 1 in straight lines of FADE_TICKS; the first tick has none.
+
+    Args:
+        num_gains: N.
+        num_samples: of a tick.
+    """
+
+    def __init__(self, num_gains: int, num_samples: int) -> None:
+        self._rise_L = np.arange(1, num_samples + 1)
+        self._num_fade = FADE_TICKS * num_samples
+        # In samples of a rise, so that ends are reached exactly.
+        self._place_N = np.zeros(num_gains, int)
+        self._is_first = True
+
+    def step(self, target_N: np.ndarray, *, jumps_N: np.ndarray | None = None) -> np.ndarray:
+        """Gains [N, L] of a tick on their way to where they are to be (bool: 1 or 0).
+
+        Args:
+            target_N: where to.
+            jumps_N: those that are there at once.
+        """
+        if self._is_first:
+            jumps_N, self._is_first = np.ones(len(target_N), bool), False
+        if jumps_N is not None:
+            self._place_N[jumps_N] = self._num_fade * target_N[jumps_N]
+        way_NL = np.where(target_N[:, None], self._rise_L, -self._rise_L)
+        place_NL = np.clip(self._place_N[:, None] + way_NL, 0, self._num_fade)
+        self._place_N = place_NL[:, -1]
+        return (place_NL / self._num_fade).astype(np.float32)
+
+
+class _Levels:
+    """Brings every stream to the level of its nearest object (`Box.gain_db`), in straight lines.
+
+    Args:
+        num_streams: T, the one that hears everything first.
+        num_samples: of a tick.
+    """
+
+    def __init__(self, num_streams: int, num_samples: int) -> None:
+        self._gain_T = np.ones(num_streams)
+        self._way_L = np.arange(1, num_samples + 1) / num_samples
+
+    def apply(
+        self, audio_NTLC: np.ndarray, boxes: tuple[Box, ...], objects_S: list[set[int]]
+    ) -> np.ndarray:
+        """The sound at its level; the very same where no box says anything about that.
+
+        Args:
+            audio_NTLC: of every take and stream.
+            boxes: of the tick.
+            objects_S: ids of the objects of every stream but the first.
+        """
+        gain_of = {box.track_id: 10 ** (box.gain_db / 20) for box in boxes}
+        before_T, now_T = self._gain_T, self._gain_T.copy()
+        for stream, objects in enumerate([set(gain_of), *objects_S]):
+            # Who has no object keeps the level at which its last one dies away.
+            now_T[stream] = max((gain_of[i] for i in objects & set(gain_of)), default=now_T[stream])
+        self._gain_T = now_T
+        if (before_T == 1.0).all() and (now_T == 1.0).all():
+            return audio_NTLC
+        gain_TL = before_T[:, None] + (now_T - before_T)[:, None] * self._way_L
+        return (audio_NTLC * gain_TL[None, :, :, None]).astype(audio_NTLC.dtype)
+
+
+def _mixed(audio_NTLC: np.ndarray, sum_L: np.ndarray, solo_SL: np.ndarray) -> np.ndarray:
+    """The mix [N, L, C] of what every take's 1 + S streams sound like."""
+    if not sum_L.any():
+        return audio_NTLC[:, 0]
+    weight_TL = np.concatenate([1 - sum_L[None], sum_L * solo_SL])
+    heard_T = weight_TL.any(axis=1)
+    return (audio_NTLC[:, heard_T] * weight_TL[heard_T, :, None]).sum(axis=1)

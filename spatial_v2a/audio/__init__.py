@@ -1,0 +1,1 @@
+"""Stereo mathematics: panning, level differences, spectra."""

@@ -1,0 +1,1 @@
+"""The networks, their streaming contract, samplers and checkpoints."""
