@@ -10,10 +10,10 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.openvino_graph import SWITCH, has_openvino
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.inference.engine.allocator import FADE_TICKS, LINGER_TICKS
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings
 from spatial_v2a.inference.engine.object_mix import Heard, ObjectMix
-from spatial_v2a.inference.engine.seating import FADE_TICKS, LINGER_TICKS
-from spatial_v2a.inference.engine.soloists import Soloists
+from spatial_v2a.inference.engine.object_streams import ObjectStreams
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import shaken
@@ -49,9 +49,15 @@ class Listener:
     """
 
     def __init__(
-        self, model: SpatialV2A, ticks: list, *, num_soloists: int = 3, num_takes: int = 1, **more
+        self,
+        model: SpatialV2A,
+        ticks: list,
+        *,
+        num_object_streams: int = 3,
+        num_takes: int = 1,
+        **more,
     ) -> None:
-        num_streams = 1 + num_soloists
+        num_streams = 1 + num_object_streams
         engine = Engine(
             model,
             num_streams=num_takes * num_streams,
@@ -67,7 +73,7 @@ class Listener:
             return audio_BLC
 
         engine.step = kept
-        mix = ObjectMix(engine, Soloists(num_soloists), num_takes=num_takes, **more)
+        mix = ObjectMix(engine, ObjectStreams(num_object_streams), num_takes=num_takes, **more)
         self.heard: list[Heard] = [mix.step(*tick) for tick in ticks]
         self.streams_TBLC = np.stack(streams)
 
@@ -92,7 +98,7 @@ def test_with_one_object_at_most_everything_is_heard_together(tiny_config, model
     together = Listener(model, ticks, is_apart=False)
     assert same(listener.mix_TLC, listener.streams_TBLC[:, 0])
     assert same(listener.mix_TLC, together.mix_TLC)
-    alone = Listener(model, ticks, num_soloists=0)
+    alone = Listener(model, ticks, num_object_streams=0)
     error = np.abs(listener.mix_TLC - alone.mix_TLC).max()
     assert error < 1e-4, f"{error:.2g} from the engine of one stream"
 
@@ -103,8 +109,8 @@ def test_with_openvino_the_streams_beside_it_change_no_bit(tiny_config, model, m
     monkeypatch.delenv(SWITCH, raising=False)
     ticks = seen(tiny_config, ["-", *["A"] * 9])
 
-    def sound_NTLC(num_soloists: int, num_takes: int, seed: int = 5) -> np.ndarray:
-        num_streams = 1 + num_soloists
+    def sound_NTLC(num_object_streams: int, num_takes: int, seed: int = 5) -> np.ndarray:
+        num_streams = 1 + num_object_streams
         engine = Engine(
             model,
             num_streams=num_takes * num_streams,
@@ -112,7 +118,7 @@ def test_with_openvino_the_streams_beside_it_change_no_bit(tiny_config, model, m
             streams_per_noise=num_streams,
             is_compiled=True,
         )
-        mix = ObjectMix(engine, Soloists(num_soloists), num_takes=num_takes)
+        mix = ObjectMix(engine, ObjectStreams(num_object_streams), num_takes=num_takes)
         return np.stack([mix.step(*tick).mix_NLC for tick in ticks], axis=1)
 
     one = sound_NTLC(0, 1)[0]
@@ -182,14 +188,14 @@ def test_a_new_object_beside_two_others_is_heard_at_once(tiny_config, model) -> 
     assert np.abs(begin_LC[:8]).max() < 0.1 * usual, f"{begin_LC[:8]} of {usual:.2g}"
 
 
-def test_more_objects_than_soloists_are_all_heard(tiny_config, model) -> None:
+def test_more_objects_than_object_streams_are_all_heard(tiny_config, model) -> None:
     ticks = seen(tiny_config, ["ABCD"] * 3 + ["ABC"] * 3)
-    listener = Listener(model, ticks, num_soloists=2)
+    listener = Listener(model, ticks, num_object_streams=2)
     for tick in range(6):
         assert same(listener.mix_TLC[tick], listener.sum_of(tick, 1, 2)), f"tick {tick}"
-    soloists = Soloists(2)
+    object_streams = ObjectStreams(2)
     masks_TBK = torch.stack(
-        [soloists.assign(*tick).features.box_mask_BTK[:, 0] for tick in (ticks[0], ticks[3])]
+        [object_streams.assign(*tick).features.box_mask_BTK[:, 0] for tick in (ticks[0], ticks[3])]
     )
     assert masks_TBK.sum(dim=-1).tolist() == [[4, 1, 3], [3, 1, 2]]
     assert torch.equal(masks_TBK[:, 1] ^ masks_TBK[:, 2], masks_TBK[:, 0]), "each is heard once"
@@ -205,7 +211,7 @@ def test_every_take_is_its_own_seed(tiny_config, model) -> None:
             settings=EngineSettings(nfe=1, seed=5 + take),
             streams_per_noise=4,
         )
-        mix = ObjectMix(engine, Soloists(3))
+        mix = ObjectMix(engine, ObjectStreams(3))
         expected_TLC = np.stack([mix.step(*tick).mix_NLC[0] for tick in ticks])
         heard_TLC = np.stack([heard.mix_NLC[take] for heard in listener.heard])
         error = np.abs(heard_TLC - expected_TLC).max()
@@ -213,7 +219,7 @@ def test_every_take_is_its_own_seed(tiny_config, model) -> None:
     assert not np.allclose(listener.heard[-1].mix_NLC[0], listener.heard[-1].mix_NLC[1], atol=1e-4)
 
 
-def test_what_the_soloists_have_adds_up_to_the_sum_and_is_all_they_play_beside_it(
+def test_what_the_object_streams_have_adds_up_to_the_sum_and_is_all_they_play_beside_it(
     tiny_config, model
 ) -> None:
     listener = Listener(model, seen(tiny_config, ["A"] * 3 + ["AB"] * 6 + ["A"] * 12))
@@ -232,28 +238,28 @@ def test_sound_that_stands_is_followed_by_who_has_made_it(tiny_config, model) ->
     latent_dim = tiny_config.autoencoder.latent_dim
     x_TD = torch.randn(8, latent_dim, generator=torch.Generator().manual_seed(0))
 
-    def history(pictures: list[str], *, num_soloists: int) -> tuple[ObjectMix, torch.Tensor]:
-        num_streams = 1 + num_soloists
+    def history(pictures: list[str], *, num_object_streams: int) -> tuple[ObjectMix, torch.Tensor]:
+        num_streams = 1 + num_object_streams
         engine = Engine(
             model,
             num_streams=num_streams,
             settings=EngineSettings(nfe=1),
             streams_per_noise=num_streams,
         )
-        mix = ObjectMix(engine, Soloists(num_soloists))
+        mix = ObjectMix(engine, ObjectStreams(num_object_streams))
         for tick, x_D in zip(seen(tiny_config, pictures), x_TD, strict=False):
             mix.follow(*tick, x_D)
         mix.restart_noise()
         return mix, engine.state.generator.memory_BD.clone()
 
-    mix, memory_BD = history(["A"] * 8, num_soloists=3)
-    plain, plain_BD = history(["A"] * 8, num_soloists=0)
+    mix, memory_BD = history(["A"] * 8, num_object_streams=3)
+    plain, plain_BD = history(["A"] * 8, num_object_streams=0)
     assert torch.allclose(memory_BD[0], plain_BD[0], atol=1e-5)
     assert torch.equal(memory_BD[1], memory_BD[0]) and not torch.equal(memory_BD[2], memory_BD[0])
     (tick,) = seen(tiny_config, ["A"])
     error = np.abs(mix.step(*tick).mix_NLC - plain.step(*tick).mix_NLC).max()
     assert error < 1e-4, f"{error:.2g}"
-    _, memory_BD = history(["A"] * 4 + ["AB"] * 4, num_soloists=3)
+    _, memory_BD = history(["A"] * 4 + ["AB"] * 4, num_object_streams=3)
     assert torch.allclose(memory_BD[0], plain_BD[0], atol=1e-5), "the whole follows the mix"
-    for soloist in (1, 2):
-        assert not torch.allclose(memory_BD[soloist], plain_BD[0], atol=1e-2)
+    for object_stream in (1, 2):
+        assert not torch.allclose(memory_BD[object_stream], plain_BD[0], atol=1e-2)

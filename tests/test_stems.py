@@ -17,7 +17,7 @@ from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
 from spatial_v2a.inference.dub.separation import WINDOW, divided
 from spatial_v2a.inference.dub.sightings import Sightings
-from spatial_v2a.inference.engine.soloists import Soloists
+from spatial_v2a.inference.engine.object_streams import ObjectStreams
 from spatial_v2a.inference.marking.reading import State, read_provenance
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import write_tiny_checkpoint
@@ -88,23 +88,23 @@ def box(track_id: int, x: float, size: float = 0.2) -> Box:
     return Box(track_id, class_index=0, cx=x, cy=0.5, w=size, h=size, nearness=0.5)
 
 
-def test_every_soloist_sees_its_object_only(tiny_config: Config) -> None:
-    soloists = Soloists(tiny_config.perception.max_boxes)
+def test_every_object_stream_sees_its_object_only(tiny_config: Config) -> None:
+    object_streams = ObjectStreams(tiny_config.perception.max_boxes)
     boxes = [box(7, 0.2), box(9, 0.8)]
-    seen = soloists.assign(features_of(tiny_config, boxes), tuple(boxes))
+    seen = object_streams.assign(features_of(tiny_config, boxes), tuple(boxes))
     masks_BK = seen.features.box_mask_BTK[:, 0]
     assert masks_BK.sum(dim=-1).tolist() == [2, 1, 1] + [0] * (tiny_config.perception.max_boxes - 2)
     assert seen.fresh_B.tolist()[:4] == [False, True, True, False] and seen.num_objects == 2
-    for soloist, track in enumerate(boxes, start=1):
-        fields_KF = seen.features.boxes_BTKF[soloist, 0][masks_BK[soloist]]
+    for object_stream, track in enumerate(boxes, start=1):
+        fields_KF = seen.features.boxes_BTKF[object_stream, 0][masks_BK[object_stream]]
         assert fields_KF.shape[0] == 1 and float(fields_KF[0, 0]) == pytest.approx(track.cx)
     # The one that left keeps its stream, and comes back to it.
     only = [box(9, 0.7)]
-    seen = soloists.assign(features_of(tiny_config, only), tuple(only))
+    seen = object_streams.assign(features_of(tiny_config, only), tuple(only))
     assert seen.features.box_mask_BTK[:, 0].sum(dim=-1).tolist()[:3] == [1, 0, 1]
-    assert seen.seated.plays_S[:2] == [True, True] and not seen.fresh_B.any()
-    seen = soloists.assign(features_of(tiny_config, boxes), tuple(boxes))
-    assert not seen.fresh_B.any() and not seen.seated.begun
+    assert seen.allocation.plays_S[:2] == [True, True] and not seen.fresh_B.any()
+    seen = object_streams.assign(features_of(tiny_config, boxes), tuple(boxes))
+    assert not seen.fresh_B.any() and not seen.allocation.begun
 
 
 def test_only_what_is_seen_is_a_sighting(tiny_config: Config) -> None:

@@ -57,11 +57,11 @@ from spatial_v2a.inference.engine.engine import (
 )
 from spatial_v2a.inference.engine.object_mix import (
     DEFAULT_OBJECTS,
-    NUM_SOLOISTS,
+    NUM_OBJECT_STREAMS,
     ObjectMix,
     Objects,
 )
-from spatial_v2a.inference.engine.soloists import Soloists
+from spatial_v2a.inference.engine.object_streams import ObjectStreams
 from spatial_v2a.inference.engine.stream import folder_of
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import checkpoint_digest
@@ -394,16 +394,16 @@ class Dubber:
         Args:
             num_takes: take number n draws from seed + n.
             num_ticks: how many will be heard.
-            recorder: wants a soloist for each of its sounds.
+            recorder: wants an object stream for each of its sounds.
         """
-        num_soloists = NUM_SOLOISTS if self._is_apart else 0
+        num_object_streams = NUM_OBJECT_STREAMS if self._is_apart else 0
         if recorder is not None:
-            num_soloists = len(recorder.sounds)
-        num_streams = 1 + num_soloists
+            num_object_streams = len(recorder.sounds)
+        num_streams = 1 + num_object_streams
         self._num_ticks += num_ticks
         engine = self._engine(num_takes * num_streams, streams_per_noise=num_streams)
-        soloists = Soloists(num_soloists)
-        return ObjectMix(engine, soloists, num_takes=num_takes, is_apart=self._is_apart)
+        object_streams = ObjectStreams(num_object_streams)
+        return ObjectMix(engine, object_streams, num_takes=num_takes, is_apart=self._is_apart)
 
     def _engine(self, num_streams: int, *, streams_per_noise: int) -> Engine:
         """An engine as if it were new; each kind is made once, for that takes seconds."""

@@ -4,7 +4,7 @@ DIR/mix.flac      the generated sound of the dub, before the original sound and 
 DIR/003-bell.flac what of it belongs to object 3; 003-bell.json its curves
 DIR/rest.flac     what belongs to no object
 DIR/stems.json    the list of all
-Legend: P parts, S soloists, L samples, C audio channels, T ticks.
+Legend: P parts, S object streams, L samples, C audio channels, T ticks.
 """
 
 import json
@@ -28,8 +28,8 @@ from spatial_v2a.inference.dub.jobs import DubJob
 from spatial_v2a.inference.dub.mixing import Extent, MixSettings, mixed_pieces, ticks_of
 from spatial_v2a.inference.dub.separation import divided
 from spatial_v2a.inference.dub.sightings import Sighting, Sightings
+from spatial_v2a.inference.engine.allocator import Part
 from spatial_v2a.inference.engine.object_mix import Heard
-from spatial_v2a.inference.engine.seating import Part
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach
 from spatial_v2a.perception_config import PerceptionConfig
@@ -45,24 +45,24 @@ Signed = Callable[[Path], AbstractContextManager[soundfile.SoundFile]]
 
 @dataclass(frozen=True)
 class _Stretch:
-    """Ticks [first, stop) of a soloist that belong to one object."""
+    """Ticks [first, stop) of an object stream that belong to one object."""
 
-    soloist: int
+    object_stream: int
     first: int
     stop: int
 
 
 class StemRecorder:
-    """Records the soloists beside a dub, on disk.
+    """Records the object streams beside a dub, on disk.
 
     Args:
         job: whose stems are wanted.
-        config: number of box slots, which is that of the soloists.
+        config: number of box slots, which is that of the object streams.
         outputs: where the sounds lie meanwhile.
         stack: closes the sounds.
 
     Attributes:
-        sounds: what each soloist's objects sound like.
+        sounds: what each object stream's objects sound like.
         parts: what was played, in the order in which it began.
         sightings: where the objects were seen.
     """
@@ -80,7 +80,7 @@ class StemRecorder:
     def add(
         self, features: FrameFeatures, boxes: tuple[Box, ...], heard: Heard, *, fov_deg: float
     ) -> None:
-        """Appends a tick; what a soloist without an object sounds like is left out.
+        """Appends a tick; what an object stream without an object sounds like is left out.
 
         Args:
             features, boxes, fov_deg: as for `Sightings.add`.
@@ -111,7 +111,7 @@ def write_stems(
     Args:
         job: with `stems`.
         sound: the generated sound.
-        recorder: what the soloists played.
+        recorder: what the object streams played.
         finish: that of the dub's file.
         outputs: takes the files.
         origin: the statement of origin to sign; None leaves it out.
@@ -164,18 +164,18 @@ def write_stems(
 
 
 def _stretches(parts: list[Part], num_ticks: int) -> dict[int, list[_Stretch]]:
-    """What of which soloist belongs to each object: a part lasts until the next one begins.
+    """What of which object stream belongs to each object: a part lasts until the next one begins.
 
-    A soloist's first part reaches back to the start, for masks have a window's width.
+    An object stream's first part reaches back to the start, for masks have a window's width.
     """
     found: dict[int, list[_Stretch]] = {}
     begun: set[int] = set()
     for number, part in enumerate(parts):
-        later = (p for p in parts[number + 1 :] if p.soloist == part.soloist)
+        later = (p for p in parts[number + 1 :] if p.object_stream == part.object_stream)
         stop = min((p.first_tick for p in later), default=num_ticks)
-        first = part.first_tick if part.soloist in begun else 0
-        begun.add(part.soloist)
-        stretch = _Stretch(part.soloist, first, stop)
+        first = part.first_tick if part.object_stream in begun else 0
+        begun.add(part.object_stream)
+        stretch = _Stretch(part.object_stream, first, stop)
         found.setdefault(part.track_id, []).append(stretch)
     return found
 
@@ -189,7 +189,7 @@ def _divide(
     outputs: Outputs,
     signed: Signed,
 ) -> list[DrySound]:
-    """The finished mix divided among the soloists and a rest; writes mix.flac on the way."""
+    """The finished mix divided among the object streams and a rest; writes mix.flac on the way."""
     assert job.stems is not None
     recorder.complete()
     extent = Extent(0, job.source.num_samples)
@@ -226,7 +226,7 @@ def _write_object(
     step, num_samples = TIMING.samples_per_tick, job.source.num_samples
     with signed(stem.with_suffix(".flac")) as file, ExitStack() as stack:
         opened = {
-            s.soloist: stack.enter_context(soundfile.SoundFile(apart[s.soloist].path))
+            s.object_stream: stack.enter_context(soundfile.SoundFile(apart[s.object_stream].path))
             for s in stretches
         }
         for tick in range(job.source.num_ticks):
@@ -234,7 +234,7 @@ def _write_object(
             audio_LC = np.zeros((length, TIMING.num_channels), np.float32)
             for stretch in stretches:
                 if stretch.first <= tick < stretch.stop:
-                    source = opened[stretch.soloist]
+                    source = opened[stretch.object_stream]
                     source.seek(tick * step)
                     audio_LC += source.read(length, dtype="float32", always_2d=True)
             file.write(audio_LC)
@@ -268,13 +268,13 @@ def _write_rest(job: DubJob, apart: list[DrySound], others: list[_Stretch], sign
     step = TIMING.samples_per_tick
     with signed(job.stems / "rest.flac") as file, ExitStack() as stack:
         opened = {
-            s.soloist: stack.enter_context(soundfile.SoundFile(apart[s.soloist].path))
+            s.object_stream: stack.enter_context(soundfile.SoundFile(apart[s.object_stream].path))
             for s in others
         }
         for tick, audio_LC in enumerate(apart[-1].pieces()):
             for stretch in others:
                 if stretch.first <= tick < stretch.stop:
-                    source = opened[stretch.soloist]
+                    source = opened[stretch.object_stream]
                     source.seek(tick * step)
                     audio_LC = audio_LC + source.read(len(audio_LC), dtype="float32")
             file.write(audio_LC)

@@ -4,10 +4,11 @@ One stream that hears two objects draws both sounds to a place between them. So 
 that hears everything there is one for each object, and while two or more have a box their plain sum
 is heard in its place. Between the two the sound crossfades.
 
-    mix = ObjectMix(Engine(model, num_streams=4, streams_per_noise=4), Soloists(3))
+    mix = ObjectMix(Engine(model, num_streams=4, streams_per_noise=4), ObjectStreams(3))
     audio_LC = mix.step(features, boxes).mix_NLC[0]
 
-Legend: S soloists, N takes, B = N (1 + S) streams, L samples, C audio channels, D latent width.
+Legend: S object streams, N takes, B = N (1 + S) streams, L samples, C audio channels, D latent
+    width.
 """
 
 from dataclasses import dataclass
@@ -19,15 +20,15 @@ from torch import Tensor
 
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.features import FrameFeatures
+from spatial_v2a.inference.engine.allocator import FADE_TICKS, LINGER_TICKS, Part
 from spatial_v2a.inference.engine.engine import Engine
-from spatial_v2a.inference.engine.seating import FADE_TICKS, LINGER_TICKS, Part
-from spatial_v2a.inference.engine.soloists import Assigned, Soloists
+from spatial_v2a.inference.engine.object_streams import Assigned, ObjectStreams
 
 # How several objects are heard: each by a stream of its own, or all by one.
 Objects = Literal["apart", "together"]
 DEFAULT_OBJECTS: Objects = "apart"
 # More than three sounding objects in view are rare, and every stream costs.
-NUM_SOLOISTS = 3
+NUM_OBJECT_STREAMS = 3
 
 
 @dataclass(frozen=True)
@@ -36,21 +37,21 @@ class Heard:
 
     Attributes:
         mix_NLC: of every take, float32.
-        soloists_SLC: of the first take, whether heard or not.
-        weight_SL: how much of a soloist is its objects' own: all while it is not summed, and then
-            as much as is heard.
-        begun: which soloists begin to play which objects.
+        objects_SLC: of the first take, whether heard or not.
+        weight_SL: how much of an object stream is its objects' own: all while it is not summed, and
+            then as much as is heard.
+        begun: which object streams begin to play which objects.
     """
 
     mix_NLC: np.ndarray
-    soloists_SLC: np.ndarray
+    objects_SLC: np.ndarray
     weight_SL: np.ndarray
     begun: list[Part]
 
     @property
     def alone_SLC(self) -> np.ndarray:
-        """What each soloist's objects sound like in the first take."""
-        return self.soloists_SLC * self.weight_SL[..., None]
+        """What each object stream's objects sound like in the first take."""
+        return self.objects_SLC * self.weight_SL[..., None]
 
 
 class ObjectMix:
@@ -59,23 +60,28 @@ class ObjectMix:
     Args:
         engine: as if it were new, with 1 + S streams for every take that share their noise; the
             first of them hears everything.
-        soloists: as if they were new.
+        object_streams: as if they were new.
         num_takes: N.
-        is_apart: whether the soloists are summed at all; if not, they play for themselves. Without
-            any, everything is heard together.
+        is_apart: whether the object streams are summed at all; if not, they play for themselves.
+            Without any, everything is heard together.
     """
 
     def __init__(
-        self, engine: Engine, soloists: Soloists, *, num_takes: int = 1, is_apart: bool = True
+        self,
+        engine: Engine,
+        object_streams: ObjectStreams,
+        *,
+        num_takes: int = 1,
+        is_apart: bool = True,
     ) -> None:
-        assert engine.num_streams == num_takes * (1 + soloists.num_soloists)
-        self._engine, self._soloists = engine, soloists
+        assert engine.num_streams == num_takes * (1 + object_streams.num_object_streams)
+        self._engine, self._object_streams = engine, object_streams
         self._num_takes = num_takes
-        self._is_apart = is_apart and soloists.num_soloists > 0
+        self._is_apart = is_apart and object_streams.num_object_streams > 0
         num_samples = engine.samples_per_tick
         self._sum_gain = _Ramps(1, num_samples)
-        self._solo_gain = _Ramps(soloists.num_soloists, num_samples)
-        self._levels = _Levels(1 + soloists.num_soloists, num_samples)
+        self._solo_gain = _Ramps(object_streams.num_object_streams, num_samples)
+        self._levels = _Levels(1 + object_streams.num_object_streams, num_samples)
         self._ticks_since_two: int | None = None
 
     def step(self, features: FrameFeatures, boxes: tuple[Box, ...]) -> Heard:
@@ -88,21 +94,21 @@ class ObjectMix:
         seen = self._assign(features, boxes)
         audio_BLC = self._engine.step(self._for_all(seen)).numpy()
         audio_NTLC = audio_BLC.reshape(self._num_takes, -1, *audio_BLC.shape[1:])
-        audio_NTLC = self._levels.apply(audio_NTLC, boxes, seen.seated.objects_S)
+        audio_NTLC = self._levels.apply(audio_NTLC, boxes, seen.allocation.objects_S)
         sum_L, solo_SL = self._gains(seen)
-        owned_S1 = np.array(seen.seated.owned_S, bool)[:, None]
+        owned_S1 = np.array(seen.allocation.owned_S, bool)[:, None]
         return Heard(
             mix_NLC=_mixed(audio_NTLC, sum_L, solo_SL),
-            soloists_SLC=audio_NTLC[0, 1:],
+            objects_SLC=audio_NTLC[0, 1:],
             weight_SL=(1 - sum_L) * owned_S1 + sum_L * solo_SL,
-            begun=seen.seated.begun,
+            begun=seen.allocation.begun,
         )
 
     def follow(self, features: FrameFeatures, boxes: tuple[Box, ...], x_D: Tensor) -> None:
         """Takes a tick of the mix that stands already into the history, of one take only.
 
-        A soloist whose object is alone in the picture has made that sound; what the others have
-        made of it is not known, so that they draw it anew.
+        An object stream whose object is alone in the picture has made that sound; what the others
+        have made of it is not known, so that they draw it anew.
 
         Args:
             features, boxes: as for `step`.
@@ -112,7 +118,7 @@ class ObjectMix:
         seen = self._assign(features, boxes)
         sum_L, _ = self._gains(seen)
         is_alone = seen.num_objects == 1 and not sum_L.any()
-        follows_B = torch.tensor([True, *(is_alone and bool(o) for o in seen.seated.objects_S)])
+        follows_B = torch.tensor([True, *(is_alone and bool(o) for o in seen.allocation.objects_S)])
         x_BD = x_D.expand(self._engine.num_streams, -1)
         self._engine.follow(seen.features, x_BD, None if bool(follows_B.all()) else follows_B)
 
@@ -122,7 +128,7 @@ class ObjectMix:
 
     def _assign(self, features: FrameFeatures, boxes: tuple[Box, ...]) -> Assigned:
         """Who hears what in a tick; streams that change hands begin anew."""
-        seen = self._soloists.assign(features, boxes)
+        seen = self._object_streams.assign(features, boxes)
         if seen.fresh_B.any():
             self._engine.reset(seen.fresh_B.repeat(self._num_takes))
         if seen.num_objects > 1:
@@ -138,13 +144,13 @@ class ObjectMix:
         return seen.features.map(lambda x: x.repeat(self._num_takes, *[1] * (x.dim() - 1)))
 
     def _gains(self, seen: Assigned) -> tuple[np.ndarray, np.ndarray]:
-        """Share of the sum [L] in a tick, and the gain of every soloist in it [S, L]."""
+        """Share of the sum [L] in a tick, and the gain of every object stream in it [S, L]."""
         since = self._ticks_since_two
         is_sum = self._is_apart and since is not None and since <= LINGER_TICKS
         sum_1L = self._sum_gain.step(np.array([is_sum]))
         # A stream that begins anew begins with silence: it needs no fade.
-        fresh_S = np.array(seen.seated.fresh_S, bool)
-        solo_SL = self._solo_gain.step(np.array(seen.seated.plays_S, bool), jumps_N=fresh_S)
+        fresh_S = np.array(seen.allocation.fresh_S, bool)
+        solo_SL = self._solo_gain.step(np.array(seen.allocation.plays_S, bool), jumps_N=fresh_S)
         return sum_1L[0], solo_SL
 
 

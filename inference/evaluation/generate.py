@@ -21,11 +21,11 @@ from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads
 from spatial_v2a.inference.engine.object_mix import (
     DEFAULT_OBJECTS,
-    NUM_SOLOISTS,
+    NUM_OBJECT_STREAMS,
     ObjectMix,
     Objects,
 )
-from spatial_v2a.inference.engine.soloists import Soloists
+from spatial_v2a.inference.engine.object_streams import ObjectStreams
 from spatial_v2a.inference.evaluation.store import file_digest, stamp_of
 from spatial_v2a.model import SpatialV2A
 
@@ -110,11 +110,11 @@ def _dub_apart(
 ) -> np.ndarray:
     """Sound [L, 2] of one clip by streams for each object."""
     own = settings.model_copy(update={"seed": settings.seed + slot})
-    num_streams = 1 + NUM_SOLOISTS
+    num_streams = 1 + NUM_OBJECT_STREAMS
     engine = Engine(
         system.model, num_streams=num_streams, settings=own, streams_per_noise=num_streams
     )
-    mix = ObjectMix(engine, Soloists(NUM_SOLOISTS))
+    mix = ObjectMix(engine, ObjectStreams(NUM_OBJECT_STREAMS))
     with engine_threads(engine.device):
         return np.concatenate([mix.step(*tick).mix_NLC[0] for tick in ticks])
 

@@ -22,21 +22,21 @@ LARGER = 1.5
 
 @dataclass
 class Part:
-    """What one soloist plays of one object.
+    """What one object stream plays of one object.
 
     Attributes:
-        soloist: number of the stream, from 0.
+        object_stream: number of the stream, from 0.
         track_id: the object.
         first_tick: when it took the stream over; the part ends where the next one begins.
     """
 
-    soloist: int
+    object_stream: int
     track_id: int
     first_tick: int
 
 
 @dataclass(eq=False)
-class _Seat:
+class _Stream:
     """A stream: whose it is, when that was last in the picture, and since when it is given up."""
 
     owner: int | None = None
@@ -45,7 +45,7 @@ class _Seat:
 
 
 @dataclass(frozen=True)
-class Seated:
+class Allocation:
     """The streams in one tick.
 
     Attributes:
@@ -64,79 +64,79 @@ class Seated:
     begun: list[Part]
 
 
-class Seating:
-    """Seats the objects of one tick after another.
+class Allocator:
+    """Allocates the objects of one tick after another.
 
     Args:
-        num_seats: S; 0 seats nobody.
+        num_streams: S; 0 allocates nothing.
     """
 
-    def __init__(self, num_seats: int) -> None:
-        self._seats = [_Seat() for _ in range(num_seats)]
+    def __init__(self, num_streams: int) -> None:
+        self._streams = [_Stream() for _ in range(num_streams)]
         # Who shares the last stream; empty where it is one object's.
         self._sharers: set[int] = set()
         self._begun: list[Part] = []
         self._tick = 0
 
-    def step(self, area_of: dict[int, float]) -> Seated:
-        """Seats the objects of a tick.
+    def step(self, area_of: dict[int, float]) -> Allocation:
+        """Allocates the objects of a tick.
 
         Args:
             area_of: area of every object in the picture, by its id.
         """
-        fresh_S, self._begun = [False] * len(self._seats), []
-        if self._seats:
+        fresh_S, self._begun = [False] * len(self._streams), []
+        if self._streams:
             self._note_who_is_there(area_of)
             for track_id in self._left(area_of):
-                if track_id == self._seats[-1].owner and not self._sharers:
+                if track_id == self._streams[-1].owner and not self._sharers:
                     continue
-                free = [seat for seat in self._seats if self._is_free(seat)]
+                free = [stream for stream in self._streams if self._is_free(stream)]
                 if free:
-                    seat = min(free, key=lambda seat: seat.seen_tick)
-                    fresh_S[self._seats.index(seat)] = True
-                    self._give(seat, track_id)
+                    stream = min(free, key=lambda stream: stream.seen_tick)
+                    fresh_S[self._streams.index(stream)] = True
+                    self._give(stream, track_id)
             self._share(area_of)
-        seated = Seated(
+        allocation = Allocation(
             objects_S=self._objects(area_of),
             fresh_S=fresh_S,
-            plays_S=[self._plays(seat) for seat in self._seats],
-            owned_S=[seat.owner is not None for seat in self._seats],
+            plays_S=[self._plays(stream) for stream in self._streams],
+            owned_S=[stream.owner is not None for stream in self._streams],
             begun=self._begun,
         )
         self._tick += 1
-        return seated
+        return allocation
 
     def _note_who_is_there(self, there: Collection[int]) -> None:
-        for seat in self._seats:
-            if seat.closing_since is not None and self._tick - seat.closing_since >= FADE_TICKS:
-                seat.owner, seat.seen_tick, seat.closing_since = None, -math.inf, None
-            if seat.owner in there:
-                seat.seen_tick = self._tick
+        for stream in self._streams:
+            if stream.closing_since is not None and self._tick - stream.closing_since >= FADE_TICKS:
+                stream.owner, stream.seen_tick, stream.closing_since = None, -math.inf, None
+            if stream.owner in there:
+                stream.seen_tick = self._tick
         if self._sharers.intersection(there):
-            self._seats[-1].seen_tick = self._tick
+            self._streams[-1].seen_tick = self._tick
 
     def _left(self, area_of: dict[int, float]) -> list[int]:
         """Objects that only the last stream can be for, largest first, its owner after equals."""
-        alone, owner = self._alone(), self._seats[-1].owner
+        alone, owner = self._alone(), self._streams[-1].owner
         ranked = sorted(area_of, key=lambda i: (-area_of[i], i == owner))
         return [i for i in ranked if i not in alone]
 
     def _alone(self) -> set[int | None]:
         """Owners of all streams but the last, and but those that are given up."""
-        return {seat.owner for seat in self._seats[:-1] if seat.closing_since is None}
+        return {stream.owner for stream in self._streams[:-1] if stream.closing_since is None}
 
-    def _is_free(self, seat: _Seat) -> bool:
+    def _is_free(self, stream: _Stream) -> bool:
         """Whether a stream has no object and is not heard any more."""
-        gone_ticks = self._tick - seat.seen_tick
-        return seat.closing_since is None and gone_ticks > LINGER_TICKS + FADE_TICKS
+        gone_ticks = self._tick - stream.seen_tick
+        return stream.closing_since is None and gone_ticks > LINGER_TICKS + FADE_TICKS
 
-    def _give(self, seat: _Seat, track_id: int) -> None:
-        seat.owner, seat.seen_tick = track_id, self._tick
-        self._begun.append(Part(self._seats.index(seat), track_id, self._tick))
+    def _give(self, stream: _Stream, track_id: int) -> None:
+        stream.owner, stream.seen_tick = track_id, self._tick
+        self._begun.append(Part(self._streams.index(stream), track_id, self._tick))
 
     def _share(self, area_of: dict[int, float]) -> None:
         """Gives the last stream to all who are left; the largest of several may get another's."""
-        last, left = self._seats[-1], self._left(area_of)
+        last, left = self._streams[-1], self._left(area_of)
         if len(left) > 1:
             self._make_room(area_of, area=area_of[left[0]])
             left = self._left(area_of)
@@ -150,18 +150,18 @@ class Seating:
 
     def _make_room(self, area_of: dict[int, float], *, area: float) -> None:
         """Closes the stream of the smallest object where that is much smaller than `area`."""
-        if any(seat.closing_since is not None for seat in self._seats):
+        if any(stream.closing_since is not None for stream in self._streams):
             return
-        there = [seat for seat in self._seats[:-1] if seat.owner in area_of]
-        smallest = min(there, key=lambda seat: area_of[seat.owner], default=None)
+        there = [stream for stream in self._streams[:-1] if stream.owner in area_of]
+        smallest = min(there, key=lambda stream: area_of[stream.owner], default=None)
         if smallest is not None and area > LARGER * area_of[smallest.owner]:
             smallest.closing_since = self._tick
 
     def _objects(self, area_of: dict[int, float]) -> list[set[int]]:
-        if not self._seats:
+        if not self._streams:
             return []
-        alone = [{seat.owner} & area_of.keys() for seat in self._seats[:-1]]
+        alone = [{stream.owner} & area_of.keys() for stream in self._streams[:-1]]
         return [*alone, set(self._left(area_of))]
 
-    def _plays(self, seat: _Seat) -> bool:
-        return seat.closing_since is None and self._tick - seat.seen_tick <= LINGER_TICKS
+    def _plays(self, stream: _Stream) -> bool:
+        return stream.closing_since is None and self._tick - stream.seen_tick <= LINGER_TICKS

@@ -1,9 +1,9 @@
 """Says what each stream hears that hears objects alone beside the whole, tick by tick.
 
-One stream is for all that is seen, each of the others for one object (`seating.py`): it gets the
+One stream is for all that is seen, each of the others for one object (`allocator.py`): it gets the
 whole picture and the box of its object only. All draw from one noise, so that an object alone
 sounds as it does beside others.
-Legend: K box slots, S soloists, B = 1 + S streams.
+Legend: K box slots, S object streams, B = 1 + S streams.
 """
 
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spatial_v2a.conditioning.box_fields import Box, slots_of
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.engine.seating import Seated, Seating
+from spatial_v2a.inference.engine.allocator import Allocation, Allocator
 
 
 @dataclass(frozen=True)
@@ -24,26 +24,26 @@ class Assigned:
         features: what each sees, [B, 1].
         fresh_B: those that begin anew, bool [B].
         num_objects: how many objects have a box.
-        seated: who hears which of them.
+        allocation: who hears which of them.
     """
 
     features: FrameFeatures
     fresh_B: Tensor
     num_objects: int
-    seated: Seated
+    allocation: Allocation
 
 
-class Soloists:
+class ObjectStreams:
     """Says what each stream sees, tick by tick.
 
     Args:
-        num_soloists: S; with as many as box slots hardly an object shares its stream. 0 leaves the
-            stream that hears everything.
+        num_object_streams: S; with as many as box slots hardly an object shares its stream. 0
+            leaves the stream that hears everything.
     """
 
-    def __init__(self, num_soloists: int) -> None:
-        self.num_soloists = num_soloists
-        self._seating = Seating(num_soloists)
+    def __init__(self, num_object_streams: int) -> None:
+        self.num_object_streams = num_object_streams
+        self._allocator = Allocator(num_object_streams)
 
     def assign(self, features: FrameFeatures, boxes: tuple[Box, ...]) -> Assigned:
         """What the streams see in a tick.
@@ -55,16 +55,16 @@ class Soloists:
         num_slots = features.box_mask_BTK.shape[-1]
         in_slots = [boxes[i] for i in slots_of(boxes, num_slots)]
         slot_of = {box.track_id: slot for slot, box in enumerate(in_slots)}
-        seated = self._seating.step({box.track_id: box.w * box.h for box in in_slots})
-        mask_BK = torch.zeros(1 + self.num_soloists, num_slots, dtype=torch.bool)
+        allocation = self._allocator.step({box.track_id: box.w * box.h for box in in_slots})
+        mask_BK = torch.zeros(1 + self.num_object_streams, num_slots, dtype=torch.bool)
         mask_BK[0] = features.box_mask_BTK[0, 0]
-        for soloist, objects in enumerate(seated.objects_S, start=1):
-            mask_BK[soloist, [slot_of[track_id] for track_id in objects]] = True
+        for object_stream, objects in enumerate(allocation.objects_S, start=1):
+            mask_BK[object_stream, [slot_of[track_id] for track_id in objects]] = True
         return Assigned(
             features=_with_boxes(features, mask_BK),
-            fresh_B=torch.tensor([False, *seated.fresh_S]),
+            fresh_B=torch.tensor([False, *allocation.fresh_S]),
             num_objects=len(slot_of),
-            seated=seated,
+            allocation=allocation,
         )
 
 
