@@ -15,8 +15,8 @@ from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
+from spatial_v2a.inference.dub.observations import Observations
 from spatial_v2a.inference.dub.separation import WINDOW, divided
-from spatial_v2a.inference.dub.sightings import Sightings
 from spatial_v2a.inference.engine.object_streams import ObjectStreams
 from spatial_v2a.inference.marking.reading import State, read_provenance
 from spatial_v2a.timing import TIMING
@@ -107,16 +107,16 @@ def test_every_object_stream_sees_its_object_only(tiny_config: Config) -> None:
     assert not seen.fresh_B.any() and not seen.allocation.begun
 
 
-def test_only_what_is_seen_is_a_sighting(tiny_config: Config) -> None:
-    sightings = Sightings()
+def test_only_what_is_seen_is_an_observation(tiny_config: Config) -> None:
+    observations = Observations()
     held = replace(box(9, 0.8), is_held=True)
     for boxes in ([box(7, 0.2), box(9, 0.8)], [box(7, 0.2), held], [held]):
-        sightings.add(features_of(tiny_config, boxes), tuple(boxes), fov_deg=90.0)
-    seen = {i: [s.tick for s in found] for i, found in sightings.of_object.items()}
+        observations.add(features_of(tiny_config, boxes), tuple(boxes), fov_deg=90.0)
+    seen = {i: [s.tick for s in found] for i, found in observations.of_object.items()}
     assert seen == {7: [0, 1], 9: [0]}
-    bearings = [round(s.azimuth_deg) for s in sightings.of_object[7]]
+    bearings = [round(s.azimuth_deg) for s in observations.of_object[7]]
     assert bearings == [31, 31], "positive to the left"
-    assert sightings.of_object[7][0].nearness == 0.5
+    assert observations.of_object[7][0].nearness == 0.5
 
 
 def write_clip_with_objects(folder: Path) -> tuple[Path, Path]:

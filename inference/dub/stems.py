@@ -26,8 +26,8 @@ from spatial_v2a.inference.dub.dry_sound import DrySound
 from spatial_v2a.inference.dub.finishing import Finish
 from spatial_v2a.inference.dub.jobs import DubJob
 from spatial_v2a.inference.dub.mixing import Extent, MixSettings, mixed_pieces, ticks_of
+from spatial_v2a.inference.dub.observations import Observation, Observations
 from spatial_v2a.inference.dub.separation import divided
-from spatial_v2a.inference.dub.sightings import Sighting, Sightings
 from spatial_v2a.inference.engine.allocator import Part
 from spatial_v2a.inference.engine.object_mix import Heard
 from spatial_v2a.inference.marking.manifest import Provenance
@@ -35,7 +35,7 @@ from spatial_v2a.inference.marking.provenance import attach
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 
-# Shorter sightings are mostly mistakes of the detector; their sound goes to the rest.
+# Shorter observations are mostly mistakes of the detector; their sound goes to the rest.
 MIN_SEEN_TICKS = TIMING.tick_hz // 2
 
 
@@ -64,7 +64,7 @@ class StemRecorder:
     Attributes:
         sounds: what each object stream's objects sound like.
         parts: what was played, in the order in which it began.
-        sightings: where the objects were seen.
+        observations: where the objects were seen.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class StemRecorder:
             stack.enter_context(DrySound(outputs, job.out)) for _ in range(config.max_boxes)
         ]
         self.parts: list[Part] = []
-        self.sightings = Sightings()
+        self.observations = Observations()
 
     def add(
         self, features: FrameFeatures, boxes: tuple[Box, ...], heard: Heard, *, fov_deg: float
@@ -83,10 +83,10 @@ class StemRecorder:
         """Appends a tick; what an object stream without an object sounds like is left out.
 
         Args:
-            features, boxes, fov_deg: as for `Sightings.add`.
+            features, boxes, fov_deg: as for `Observations.add`.
             heard: what it sounds like.
         """
-        self.sightings.add(features, boxes, fov_deg=fov_deg)
+        self.observations.add(features, boxes, fov_deg=fov_deg)
         self.parts += heard.begun
         for sound, audio_LC in zip(self.sounds, heard.alone_SLC, strict=True):
             sound.write(audio_LC)
@@ -132,18 +132,18 @@ def write_stems(
             attach(draft, origin, ingredient=job.source.path, out=path, outputs=outputs)
 
     names = vocabulary_names(recorder.config.boxes.vocabulary)
-    sightings = recorder.sightings
+    observations = recorder.observations
     stretches = _stretches(recorder.parts, job.source.num_ticks)
-    told = [i for i, seen in sightings.of_object.items() if len(seen) >= MIN_SEEN_TICKS]
+    told = [i for i, seen in observations.of_object.items() if len(seen) >= MIN_SEEN_TICKS]
     files: list[Path] = []
     with ExitStack() as stack:
         apart = _divide(job, sound, recorder, finish, stack, outputs, signed)
         entries = []
         for track_id in sorted(told):
-            name = names[sightings.class_index[track_id]]
+            name = names[observations.class_index[track_id]]
             stem = job.stems / f"{track_id:03d}-{name}"
             energies_TE = _write_object(stem, job, apart, stretches.get(track_id, []), signed)
-            curves = _curves(track_id, name, sightings.of_object[track_id], energies_TE)
+            curves = _curves(track_id, name, observations.of_object[track_id], energies_TE)
             outputs.new(stem.with_suffix(".json")).write_text(json.dumps(curves) + "\n", "utf-8")
             entries.append({"id": track_id, "class": name, "sound": f"{stem.name}.flac",
                             "curves": f"{stem.name}.json"})  # fmt: skip
@@ -243,7 +243,7 @@ def _write_object(
 
 
 def _curves(
-    track_id: int, name: str, seen: list[Sighting], energies_TE: np.ndarray
+    track_id: int, name: str, seen: list[Observation], energies_TE: np.ndarray
 ) -> dict[str, object]:
     """Where an object was and how it sounded, for every tick in which it was seen."""
     ticks = [s.tick for s in seen if s.tick < len(energies_TE)]

@@ -10,7 +10,7 @@ from spatial_v2a.geometry import azimuth_rad
 
 
 @dataclass(frozen=True)
-class Sighting:
+class Observation:
     """An object in one tick: bearing in degrees, positive to the left, and nearness 0..1."""
 
     tick: int
@@ -18,16 +18,16 @@ class Sighting:
     nearness: float
 
 
-class Sightings:
-    """Notes the objects of one tick after another; boxes that are only held are no sightings.
+class Observations:
+    """Notes the objects of one tick after another; boxes that are only held are no observations.
 
     Attributes:
-        of_object: every object's sightings, by its id.
+        of_object: every object's observations, by its id.
         class_index: the newest class of every object, by its id.
     """
 
     def __init__(self) -> None:
-        self.of_object: dict[int, list[Sighting]] = {}
+        self.of_object: dict[int, list[Observation]] = {}
         self.class_index: dict[int, int] = {}
         self._tick = 0
 
@@ -45,6 +45,6 @@ class Sightings:
             if not box.is_held:
                 bearing_deg = float(np.degrees(azimuth_rad(box.cx, fov_deg)))
                 seen = self.of_object.setdefault(box.track_id, [])
-                seen.append(Sighting(self._tick, bearing_deg, near_K[slot]))
+                seen.append(Observation(self._tick, bearing_deg, near_K[slot]))
                 self.class_index[box.track_id] = box.class_index
         self._tick += 1
