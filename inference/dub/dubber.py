@@ -3,7 +3,7 @@
 dubber = Dubber("stage")
 result = dubber.dub(plan_jobs([Path("clip.mp4")])[0])
 
-The ticks give dry sound on disk (`inference/dub/dry_sound.py`); from it the files are made.
+The ticks give sound in a spool on disk (`inference/dub/spool.py`); from it the files are made.
 """
 
 import logging
@@ -37,10 +37,10 @@ from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import Outputs, cannot_write
-from spatial_v2a.inference.dub.dry_sound import DrySound
 from spatial_v2a.inference.dub.finishing import Finish
 from spatial_v2a.inference.dub.heard import HeardObjects, ObjectNotes
 from spatial_v2a.inference.dub.jobs import DubJob
+from spatial_v2a.inference.dub.spool import Spool
 from spatial_v2a.inference.dub.stems import StemRecorder, write_stems
 from spatial_v2a.inference.dub.take_files import (
     FinishedTake,
@@ -240,7 +240,7 @@ class Dubber:
             ExitStack() as stack,
         ):
             outputs.follow_links(job.paths)
-            sounds = [stack.enter_context(DrySound(outputs, take.out)) for take in job.takes]
+            sounds = [stack.enter_context(Spool(outputs, take.out)) for take in job.takes]
             recorder = None
             if job.stems is not None:
                 recorder = StemRecorder(job, config, outputs, stack)
@@ -350,7 +350,7 @@ class Dubber:
     def _render(
         self,
         job: DubJob,
-        sounds: list[DrySound],
+        sounds: list[Spool],
         notes: TakeNotes,
         objects: ObjectNotes,
         recorder: StemRecorder | None,

@@ -22,12 +22,12 @@ from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import Outputs
 from spatial_v2a.geometry import depth_m_from_nearness
-from spatial_v2a.inference.dub.dry_sound import DrySound
 from spatial_v2a.inference.dub.finishing import Finish
 from spatial_v2a.inference.dub.jobs import DubJob
 from spatial_v2a.inference.dub.mixing import Extent, MixSettings, mixed_pieces, ticks_of
 from spatial_v2a.inference.dub.observations import Observation, Observations
 from spatial_v2a.inference.dub.separation import divided
+from spatial_v2a.inference.dub.spool import Spool
 from spatial_v2a.inference.engine.allocator import Part
 from spatial_v2a.inference.engine.object_mix import Heard
 from spatial_v2a.inference.marking.manifest import Provenance
@@ -72,7 +72,7 @@ class StemRecorder:
     ) -> None:
         self.config = config
         self.sounds = [
-            stack.enter_context(DrySound(outputs, job.out)) for _ in range(config.max_boxes)
+            stack.enter_context(Spool(outputs, job.out)) for _ in range(config.max_boxes)
         ]
         self.parts: list[Part] = []
         self.observations = Observations()
@@ -99,7 +99,7 @@ class StemRecorder:
 
 def write_stems(
     job: DubJob,
-    sound: DrySound,
+    sound: Spool,
     recorder: StemRecorder,
     finish: Finish,
     *,
@@ -182,13 +182,13 @@ def _stretches(parts: list[Part], num_ticks: int) -> dict[int, list[_Stretch]]:
 
 def _divide(
     job: DubJob,
-    sound: DrySound,
+    sound: Spool,
     recorder: StemRecorder,
     finish: Finish,
     stack: ExitStack,
     outputs: Outputs,
     signed: Signed,
-) -> list[DrySound]:
+) -> list[Spool]:
     """The finished mix divided among the object streams and a rest; writes mix.flac on the way."""
     assert job.stems is not None
     recorder.complete()
@@ -198,7 +198,7 @@ def _divide(
     unlimited = Finish(gain_db=finish.gain_db, is_marked=finish.is_marked)
     mix = ticks_of(unlimited.pieces(plain, start_sample=0), extent)
     renders = [ticks_of(solo.pieces(), extent) for solo in recorder.sounds]
-    apart = [stack.enter_context(DrySound(outputs, job.out)) for _ in range(len(renders) + 1)]
+    apart = [stack.enter_context(Spool(outputs, job.out)) for _ in range(len(renders) + 1)]
     with signed(job.stems / "mix.flac") as file:
         for pieces_PLC in divided(_copied(mix, file), renders):
             for part, piece_LC in zip(apart, pieces_PLC, strict=True):
@@ -217,7 +217,7 @@ def _copied(pieces: Iterator[np.ndarray], file: soundfile.SoundFile) -> Iterator
 def _write_object(
     stem: Path,
     job: DubJob,
-    apart: list[DrySound],
+    apart: list[Spool],
     stretches: list[_Stretch],
     signed: Signed,
 ) -> np.ndarray:
@@ -262,7 +262,7 @@ def _curves(
     }
 
 
-def _write_rest(job: DubJob, apart: list[DrySound], others: list[_Stretch], signed: Signed) -> None:
+def _write_rest(job: DubJob, apart: list[Spool], others: list[_Stretch], signed: Signed) -> None:
     """Writes what belongs to no object, or to one that was hardly seen."""
     assert job.stems is not None
     step = TIMING.samples_per_tick

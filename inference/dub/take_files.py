@@ -1,4 +1,4 @@
-"""The file of one take: its dry sound mixed, finished, put beside the picture, marked, drawn.
+"""The file of one take: its spooled sound mixed, finished, put beside the picture, marked, drawn.
 
 Legend: L samples, C audio channels.
 """
@@ -12,13 +12,13 @@ import numpy as np
 from spatial_v2a.audio.stereo import StereoMeter, StereoSummary, summarize
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import Outputs
-from spatial_v2a.inference.dub.dry_sound import DrySound
 from spatial_v2a.inference.dub.finishing import Finish, plan_finish
 from spatial_v2a.inference.dub.jobs import DubJob, Take
 from spatial_v2a.inference.dub.loudness import Loudness, LoudnessMeter
 from spatial_v2a.inference.dub.mixing import mixed_pieces
 from spatial_v2a.inference.dub.mux import KeptPackets, open_sink
 from spatial_v2a.inference.dub.original_sound import original_energies
+from spatial_v2a.inference.dub.spool import Spool
 from spatial_v2a.inference.dub.take_meter import TakeMeter
 from spatial_v2a.inference.dub.take_ranking import (
     ranking_json,
@@ -106,7 +106,7 @@ class TakeNotes:
 def write_take(
     job: DubJob,
     take: Take,
-    sound: DrySound,
+    sound: Spool,
     notes: TakeNotes,
     number: int,
     *,

@@ -17,7 +17,7 @@ from spatial_v2a.files import Outputs
 from spatial_v2a.timing import TIMING
 
 
-class DrySound:
+class Spool:
     """Float sound in a hidden file that goes when the `with` block ends.
 
     Args:
