@@ -130,12 +130,12 @@ def load_detector(name: str, *, is_live: bool = False) -> BoxDetector:
     load(NANODET, model)
     settings = NANODET_LIVE if is_live else NANODET_FULL
     key = make_key(
-        "encoder nanodet",
+        f"encoder nanodet{'' if is_live else ', symmetric'}",
         sorted(model.state_dict().items()),
         packages=("spatial_v2a", "spatial_v2a.conditioning"),
         options=OPTIONS,
     )
-    return NanoDetDetector(settings, Deferred(lambda: model, key))
+    return NanoDetDetector(settings, Deferred(lambda: model, key), is_symmetric=not is_live)
 
 
 def get_detector(name: str, *, archive: Path | None = None) -> DetectorEntry:

@@ -142,16 +142,36 @@ class NanoDetDetector(FullyConvolutionalDetector):
     Args:
         settings: input size and thresholds.
         model: NanoDet with its weights.
+        is_symmetric: looks at the mirrored picture as well and takes the mean of both, so that
+            mirrored pictures give mirrored boxes. Trained on crops, it does not do so by itself.
     """
 
-    def __init__(self, settings: BoxSettings, model: NanoDet | Deferred) -> None:
+    def __init__(
+        self, settings: BoxSettings, model: NanoDet | Deferred, *, is_symmetric: bool = False
+    ) -> None:
         self.settings, self.names = settings, vocabulary_names("coco")
+        self._is_symmetric = is_symmetric
         super().__init__(model)
         self.register_buffer("mean_3HW", torch.tensor(MEAN_BGR).view(3, 1, 1))
         self.register_buffer("deviation_3HW", torch.tensor(DEVIATION_BGR).view(3, 1, 1))
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
         """Boxes and class scores [B, 4 + classes, N] of pictures in 0..1, boxes in input pixels."""
-        bgr_BCHW = 255.0 * x_BCHW.flip(1)
-        logits = self.model((bgr_BCHW - self.mean_3HW) / self.deviation_3HW)
+        bgr_BCHW = (255.0 * x_BCHW.flip(1) - self.mean_3HW) / self.deviation_3HW
+        logits = self.model(bgr_BCHW)
+        if self._is_symmetric:
+            of_mirrored = self.model(bgr_BCHW.flip(3))
+            pairs = zip(logits, of_mirrored, strict=True)
+            logits = [(plain + self._mirror(other)) / 2 for plain, other in pairs]
         return decode(logits, num_classes=len(self.names))
+
+    def _mirror(self, map_BCHW: Tensor) -> Tensor:
+        """The map of the mirrored picture: cells and the distances to left and right change places.
+
+        Cells lie in the middle of their strides and the width is a multiple of these, so that a
+        mirrored cell is a cell.
+        """
+        num_classes = len(self.names)
+        class_BCHW, distance_BCHW = map_BCHW.flip(3).split([num_classes, 4 * NUM_DISTANCES], dim=1)
+        left, top, right, bottom = distance_BCHW.chunk(4, dim=1)
+        return torch.cat([class_BCHW, right, top, left, bottom], dim=1)

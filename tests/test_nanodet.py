@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from spatial_v2a.conditioning.detections import input_size
-from spatial_v2a.conditioning.general_detectors import load_detector
+from spatial_v2a.conditioning.general_detectors import NANODET_FULL, load_detector
 from spatial_v2a.conditioning.nanodet import STRIDES, NanoDet, NanoDetDetector, decode
 from spatial_v2a.conditioning.openvino_graph import has_openvino
-from spatial_v2a.conditioning.published_weights import NANODET, is_present, weights_path
+from spatial_v2a.conditioning.published_weights import NANODET, is_present, load, weights_path
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import BoxSettings
 from tests.tiny_checkpoint import shaken
@@ -80,6 +80,23 @@ def test_pictures_of_any_shape_are_seen(detector: NanoDetDetector) -> None:
     assert (detector.settings.image_height, detector.settings.image_width) == (64, 64)
 
 
+def test_a_mirrored_picture_has_mirrored_boxes(detector: NanoDetDetector) -> None:
+    """As published it sees other things in it, and then the sound is not the mirrored one."""
+    x_BCHW = torch.rand(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    for is_symmetric in (True, False):
+        network = NanoDetDetector(SETTINGS, detector.model, is_symmetric=is_symmetric)
+        with torch.no_grad():
+            plain_BCN, other_BCN = network(x_BCHW), network(x_BCHW.flip(3))
+        other_BCN[:, 0] = 96 - other_BCN[:, 0]
+        grids = other_BCN.split([8 * 12, 4 * 6, 2 * 3], dim=2)
+        back = [
+            grid.unflatten(2, (64 // stride, -1)).flip(3).flatten(2)
+            for stride, grid in zip(STRIDES, grids, strict=True)
+        ]
+        is_mirrored = torch.allclose(torch.cat(back, dim=2), plain_BCN, atol=1e-3)
+        assert is_mirrored == is_symmetric
+
+
 @pytest.mark.skipif(not has_openvino(), reason="needs OpenVINO")
 def test_the_compiled_network_finds_the_same_in_every_shape(detector: NanoDetDetector) -> None:
     compiled = NanoDetDetector(SETTINGS, detector.model)
@@ -135,7 +152,9 @@ def _road_signs() -> np.ndarray:
 )
 def test_published_weights_find_what_tensorflow_js_finds() -> None:
     """Expected boxes are those of the published graph itself, run by TensorFlow.js 4."""
-    detector = load_detector("nanodet")
+    model = NanoDet()
+    load(NANODET, model)
+    detector = NanoDetDetector(NANODET_FULL, model)
     (found,) = detector.detect(torch.from_numpy(_road_signs())[None])
     assert [detector.names[index] for index in found.class_K] == ["stop sign", "traffic light"]
     np.testing.assert_allclose(found.score_K, [0.69264, 0.38086], atol=2e-5)
