@@ -30,7 +30,7 @@ class Box:
         cx, cy, w, h: fractions of the picture.
         score: confidence 0..1.
         nearness: 0..1, or None to read it from the depth grid.
-        is_held: the object is not seen: this is where it was (`conditioning/hold.py`).
+        is_persisted: the object is not seen: this is where it was (`conditioning/persistence.py`).
         gain_db: what its distance and kind do to its level, against the generator's own; it is
             applied to the sound, the generator does not see it.
     """
@@ -43,7 +43,7 @@ class Box:
     h: float
     score: float = 1.0
     nearness: float | None = None
-    is_held: bool = False
+    is_persisted: bool = False
     gain_db: float = 0.0
 
 
@@ -141,7 +141,7 @@ class BoxTokenBuilder:
         if track is None:
             track = _Track(self._tick, Motion(self._tick, box.cx, box.cy))
             self._tracks[box.track_id] = track
-        elif not box.is_held:
+        elif not box.is_persisted:
             track.motion.follow(box, self._tick)
         return track
 
@@ -158,7 +158,9 @@ def slots_of(boxes: Sequence[Box], max_boxes: int) -> list[int]:
 
     Seen boxes come before held ones, large before small.
     """
-    ranked = sorted(range(len(boxes)), key=lambda i: (boxes[i].is_held, -boxes[i].w * boxes[i].h))
+    ranked = sorted(
+        range(len(boxes)), key=lambda i: (boxes[i].is_persisted, -boxes[i].w * boxes[i].h)
+    )
     return sorted(ranked[:max_boxes])
 
 

@@ -21,15 +21,14 @@ from torch import Tensor, nn
 from spatial_v2a.concepts import Concept, SoundMap
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.camera_turn import CameraTurn
-from spatial_v2a.conditioning.closer_look import cut_out, join_looks, region_of
 from spatial_v2a.conditioning.compile_cache import make_key
 from spatial_v2a.conditioning.depth import DepthEncoder, build_depth, load_depth
 from spatial_v2a.conditioning.detections import BoxDetector, Detections
 from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
 from spatial_v2a.conditioning.frozen import Deferred
-from spatial_v2a.conditioning.hold import BoxHold
 from spatial_v2a.conditioning.hub import cached_repository
 from spatial_v2a.conditioning.openvino_graph import OPTIONS
+from spatial_v2a.conditioning.persistence import TrackPersistence
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
 from spatial_v2a.conditioning.scene_cuts import SceneCuts
 from spatial_v2a.conditioning.sounding import Sounding, as_concepts
@@ -38,6 +37,7 @@ from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.weights import encoder_tensors, load_encoder
 from spatial_v2a.conditioning.world_motion import WIDTH as WORLD_MOTION_WIDTH
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
+from spatial_v2a.conditioning.zoomed_detection import cut_out, join_zoomed, region_of
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.forks import use_one_thread_in_forks
@@ -73,7 +73,7 @@ class _Stream:
         nearness_HW: the last depth grid.
         boxes: those of the last tick.
         turn_deg: how far the camera turned to the left since the tick before.
-        tracker, hold, builder: make boxes of detections and tokens of boxes.
+        tracker, persistence, builder: make boxes of detections and tokens of boxes.
         sounding: says which things a general detector's boxes are heard, or None.
 
     Args:
@@ -92,7 +92,7 @@ class _Stream:
         # A crowd's far ones are as real as its near ones, whose boxes are surer.
         sure_share = {"sure_share": 0.0} if is_general else {}
         self.tracker = BoxTracker(new_track_score=boxes.new_track_score, **sure_share)
-        self.hold = BoxHold(hold_s=config.hold_s, **sure_share)
+        self.persistence = TrackPersistence(persistence_s=config.persistence_s, **sure_share)
         self.sounding = Sounding() if is_general else None
         self.builder = BoxTokenBuilder(max_boxes=config.max_boxes)
 
@@ -120,15 +120,16 @@ class _Stream:
         """Forgets what was shown; ids of tracks go on."""
         self.nearness_HW, self.boxes, self.turn_deg = None, [], 0.0
         self.tracker.end_tracks()
-        self.hold.reset()
+        self.persistence.reset()
         self.builder.reset()
 
 
 class Perception:
     """Frozen encoders and the per-stream trackers behind them.
 
-    A box that vanishes is held for up to `config.hold_s` (`conditioning/hold.py`). At a cut to
-    another scene (`conditioning/scene_cuts.py`) all of this is forgotten, and the features say so.
+    A box that vanishes is held for up to `config.persistence_s` (`conditioning/persistence.py`). At
+    a cut to another scene (`conditioning/scene_cuts.py`) all of this is forgotten, and the features
+    say so.
 
     Args:
         config: sizes and thresholds.
@@ -335,7 +336,8 @@ class Perception:
         encoder = {"dino": self.dino, "depth": self.depth, "boxes": self.detector}[stream]
         if encoder is None:
             raise ValueError(f"stream {stream} is absent")
-        digest = hashlib.sha256(json.dumps(self.config.model_dump(mode="json")).encode())
+        settings = self.config.model_dump(mode="json", by_alias=True)
+        digest = hashlib.sha256(json.dumps(settings).encode())
         for name, tensor in encoder.model.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
@@ -366,7 +368,7 @@ class Perception:
     def _find(self, frames_BHWC: Tensor, ticks: list[int]) -> list[Detections | None]:
         """What the detector finds in the pictures it looks at, None for the others."""
         settings = self.box_settings
-        every, weight = settings.every_ticks, settings.closer_look_weight
+        every, weight = settings.every_ticks, settings.zoom_weight
         sees = [tick % every == 0 for tick in ticks]
         found = _of_some(self.detector.detect, frames_BHWC, sees)
         if self.sounds is not None:
@@ -378,7 +380,7 @@ class Perception:
         parts = [cut_out(frame, region) for frame, region in zip(frames_BHWC, regions, strict=True)]
         near = _of_some(self.detector.detect, torch.stack(parts), sees)
         return [
-            None if whole is None else join_looks(whole, part, region, weight=weight)
+            None if whole is None else join_zoomed(whole, part, region, weight=weight)
             for whole, part, region in zip(found, near, regions, strict=True)
         ]
 
@@ -406,7 +408,7 @@ class Perception:
             if stream.sounding is not None:
                 told = stream.sounding.step(seen, fov_deg=fov_deg)
                 seen, silenced = told.heard, told.silent
-            boxes = stream.boxes = stream.hold.step(
+            boxes = stream.boxes = stream.persistence.step(
                 seen, turn_deg=stream.turn_deg, silenced=silenced, **view
             )
             tokens = [stream.builder.step(boxes, **view)]

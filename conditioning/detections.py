@@ -51,13 +51,13 @@ class Detections:
         corners_K4: x1, y1, x2, y2 as fractions of the picture, float32.
         score_K: confidence 0..1.
         class_K: class index in the vocabulary, int64.
-        looked_near: the part that was looked at from nearer as well, or None.
+        zoomed_region: the part that was looked at from nearer as well, or None.
     """
 
     corners_K4: NDArray
     score_K: NDArray
     class_K: NDArray
-    looked_near: Region | None = None
+    zoomed_region: Region | None = None
 
 
 def letterbox(frames_BHWC: Tensor, height: int, width: int) -> Tensor:

@@ -6,8 +6,8 @@ JSONL, one line per observation, ordered by time, the first at t = 0:
 `x`, `y` are the box's top left corner; all are fractions of the picture. `nearness`, `score`,
 `fov_deg`, `depth`, `mute` and `solo` may be left out, other keys (`azimuth_deg`, ...) are not read;
 tick n shows the newest line with t <= n / 30 s. An object whose box is gone is held for a moment,
-as a detected one is (`conditioning/hold.py`). It stays where it is in the world if lines say how
-far the camera has turned to the left since the line before (`"turn_deg": 1.5`). Where one says
+as a detected one is (`conditioning/persistence.py`). It stays where it is in the world if lines say
+how far the camera has turned to the left since the line before (`"turn_deg": 1.5`). Where one says
 `"cut": true` another scene begins, and nothing is held across it.
 """
 
@@ -39,7 +39,7 @@ from spatial_v2a.conditioning.given_lines import (
     marked_boxes,
     read_lines,
 )
-from spatial_v2a.conditioning.hold import BoxHold
+from spatial_v2a.conditioning.persistence import TrackPersistence
 from spatial_v2a.conditioning.track_edits import (
     TrackEditor,
     TrackEdits,
@@ -141,9 +141,9 @@ def _clip_tokens(
     nearness_THW = nearness_THW.astype(np.float32)
     fov_deg = float(clip.meta["fov_deg"])
     slides_T = clip_slides(clip) if slides_T is None else slides_T
-    hold = BoxHold(hold_s=config.hold_s)
+    persistence = TrackPersistence(persistence_s=config.persistence_s)
     boxes_T = [
-        hold.step(
+        persistence.step(
             [replace(box, nearness=None) for box in boxes],
             nearness_HW=grid,
             turn_deg=slide_turn_deg(slide, fov_deg),
@@ -218,7 +218,7 @@ def given_ticks(
     path = Path(path)
     index = {name: i for i, name in enumerate(vocabulary_names(config.boxes.vocabulary))}
     builder, editor = BoxTokenBuilder(max_boxes=config.max_boxes), _editor(path, edits)
-    hold = BoxHold(hold_s=config.hold_s)
+    persistence = TrackPersistence(persistence_s=config.persistence_s)
     lines = read_lines(path)
     line, where = next(lines, (None, ""))
     if line is None:
@@ -238,11 +238,11 @@ def given_ticks(
         grid_HW = depth_grid(line, config, where=where)
         view = {"fov_deg": line_fov_deg(line, config, where=where), "nearness_HW": grid_HW}
         if is_cut:
-            hold.reset()
+            persistence.reset()
             builder.reset()
         heard = editor.step(marked_boxes(line, index, where=where), **view)
-        hold.forget(filter(editor.silences, hold.track_ids))
-        boxes = hold.step(heard, turn_deg=turn_deg, silenced=editor.silenced, **view)
+        persistence.forget(filter(editor.silences, persistence.track_ids))
+        boxes = persistence.step(heard, turn_deg=turn_deg, silenced=editor.silenced, **view)
         features = frame_features(
             config,
             tokens=[builder.step(boxes, **view)],
@@ -255,7 +255,7 @@ def given_ticks(
             features, editor.is_muted, tuple(editor.silenced), tuple(boxes), view["fov_deg"]
         )
         tick += 1
-        if following is None and not any(box.is_held for box in boxes):
+        if following is None and not any(box.is_persisted for box in boxes):
             return
 
 
@@ -287,7 +287,7 @@ def overlay_tick(
     """
     given = tick.features
     # A held object is not in the picture: there is nothing of it to be kept.
-    seen = [not tick.boxes[i].is_held for i in slots_of(tick.boxes, config.max_boxes)]
+    seen = [not tick.boxes[i].is_persisted for i in slots_of(tick.boxes, config.max_boxes)]
     heard_K4 = given.boxes_BTKF[0, 0, : len(seen), :4].numpy()[seen]
     shown = overlay_given(features, given)
     return hide_boxes(shown, tick.silenced, heard_K4, grid_width=config.dino.grid[1])

@@ -28,7 +28,7 @@ FORGET_AFTER_TICKS = TIMING.tick_hz
 COAST_TICKS = 5
 COAST_SCORE = 0.7
 MIN_COAST_HITS = 3
-# What is smaller than this may be seen by the closer look only, so that a tick in which that went
+# What is smaller than this may be seen by zoomed detection only, so that a tick in which that went
 # elsewhere says nothing; but not for longer than this.
 SMALL_SIDE = 0.3
 LOOKED_AWAY_TICKS = 12
@@ -123,7 +123,7 @@ class BoxTracker:
         waiting, _ = self._assign(waiting, weak, boxes_N4, found, WEAK_COST_LIMIT)
         for k in waiting:
             self._tracks[k].velocity_4 = UNSEEN_SLOWDOWN * self._tracks[k].velocity_4
-            if not _is_looked_away(self._tracks[k], found.looked_near):
+            if not _is_looked_away(self._tracks[k], found.zoomed_region):
                 self._tracks[k].num_missed += 1
         for n in unmatched:
             score = float(found.score_K[n])
@@ -176,12 +176,12 @@ def _update(track: _Track, box_4: NDArray, label: int, score: float) -> None:
     track.ticks_unseen = 0
 
 
-def _is_looked_away(track: _Track, looked_near: Region | None) -> bool:
-    """Whether a track was not found where only the closer look, which went elsewhere, finds it."""
-    if looked_near is None or track.ticks_unseen > LOOKED_AWAY_TICKS:
+def _is_looked_away(track: _Track, zoomed_region: Region | None) -> bool:
+    """Whether a track was not found where only zoomed detection, which went elsewhere, finds it."""
+    if zoomed_region is None or track.ticks_unseen > LOOKED_AWAY_TICKS:
         return False
     cx, cy, w, h = track.box_4
-    return max(w, h) < SMALL_SIDE and not looked_near.holds(cx, cy)
+    return max(w, h) < SMALL_SIDE and not zoomed_region.holds(cx, cy)
 
 
 def _is_shown(track: _Track) -> bool:

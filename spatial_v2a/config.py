@@ -20,6 +20,13 @@ from spatial_v2a.timing import TIMING, Timing
 from spatial_v2a.training_config import TrainingConfig
 
 FORMAT_VERSION = 1
+# What keys of older checkpoints and commands are called today, by their old path.
+RENAMED = {
+    "perception.hold_s": "persistence_s",
+    "perception.detector.closer_look_weight": "zoom_weight",
+    "perception.rtdetr.closer_look_weight": "zoom_weight",
+    "sampler.pan_bend": "pan_curve",
+}
 
 
 class Config(StrictConfig):
@@ -104,6 +111,7 @@ def parse_config(text: str, *, where: str, overrides: list[str] | None = None) -
     data = parse_yaml(text, where=where)
     if not isinstance(data, dict):
         raise UserError(f"{where} holds {type(data).__name__}, not a mapping of sections")
+    _rename(data)
     for override in as_tuple(overrides or (), name="overrides"):
         _apply(data, override)
     version = data.get("format_version", FORMAT_VERSION)
@@ -137,6 +145,17 @@ def _read(preset_or_path: str | Path) -> tuple[str, str]:
     return read_text(path, max_bytes=MAX_YAML_BYTES), str(path)
 
 
+def _rename(data: dict[str, Any]) -> None:
+    """Gives keys of older files the names of today, in place."""
+    for path, new in RENAMED.items():
+        *sections, old = path.split(".")
+        section: Any = data
+        for key in sections:
+            section = section.get(key) if isinstance(section, dict) else None
+        if isinstance(section, dict) and old in section:
+            section[new] = section.pop(old)
+
+
 def _apply(data: dict[str, Any], override: str) -> None:
     """Sets one `a.b=value` in place, making the sections on its way."""
     path, equals, value = override.partition("=")
@@ -147,7 +166,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
         if not isinstance(data.setdefault(key, {}), dict):
             raise UserError(f"override {override!r}: '{key}' is a value, not a section")
         data = data[key]
-    data[keys[-1]] = parse_yaml(value, where=f"override {override!r}")
+    data[RENAMED.get(path.strip(), keys[-1])] = parse_yaml(value, where=f"override {override!r}")
 
 
 def explain(error: ValidationError, kind: type[StrictConfig]) -> str:

@@ -18,8 +18,8 @@ GridSide = Annotated[int, Field(ge=1, le=64)]
 EveryTicks = Annotated[int, Field(ge=1, le=300)]
 
 DetectorName = Literal["yolo", "rtdetr"]
-# How much larger the detector sees a part of the picture in its closer look.
-CLOSER_LOOK_MAGNIFICATION = 2
+# How much larger the detector sees a part of the picture in zoomed detection.
+ZOOM_MAGNIFICATION = 2
 VOCABULARY_SIZES = {"stage": len(CLASS_NAMES), "coco": 80}
 
 
@@ -102,6 +102,8 @@ class DepthSettings(StrictConfig):
 class BoxSettings(StrictConfig):
     """What the settings of every detector have in common.
 
+    An alias is the name in fingerprints, which must not change: feature stores are known by them.
+
     Attributes:
         vocabulary: whose class names the detector and the given boxes use.
         image_height, image_width: letterboxed input in pixels, multiples of 32.
@@ -110,8 +112,8 @@ class BoxSettings(StrictConfig):
         nms_iou: overlap above which the weaker of two boxes is dropped, whatever its class.
         every_ticks: it looks at the first picture and then at every so-many-th; between, tracks
             move on by themselves.
-        closer_look_weight: what the scores of a second look count that sees a part of the picture
-            at twice the size, another part every time (`conditioning/closer_look.py`); 0 looks
+        zoom_weight: what the scores of a second look count that sees a part of the picture
+            at twice the size, another part every time (`conditioning/detections.py`); 0 looks
             once.
     """
 
@@ -122,7 +124,7 @@ class BoxSettings(StrictConfig):
     new_track_score: Share = 0.3
     nms_iou: Share = 0.5
     every_ticks: EveryTicks = 1
-    closer_look_weight: Share = 0.0
+    zoom_weight: Share = Field(default=0.0, serialization_alias="closer_look_weight")
 
 
 class DetectorSettings(BoxSettings):
@@ -190,8 +192,8 @@ class PerceptionConfig(StrictConfig):
         boxes_from: which of them finds the boxes.
         max_boxes: box slots of the features.
         default_fov_deg: horizontal field of view where none is told, degrees.
-        hold_s: how long at most an object is still shown to the model after its box vanished,
-            seconds; 0 switches that off.
+        persistence_s: how long at most an object is still shown to the model after its box
+            vanished, seconds; 0 switches that off.
         scene_cut_threshold: how sudden and complete a change of the picture is a cut to another
             scene, at which what was seen and heard before is forgotten
             (`conditioning/scene_cuts.py`); 0 sees no cuts.
@@ -204,7 +206,7 @@ class PerceptionConfig(StrictConfig):
     boxes_from: DetectorName = "yolo"
     max_boxes: int = Field(default=8, ge=1, le=64)
     default_fov_deg: float = Field(default=90.0, ge=1, le=175)
-    hold_s: float = Field(default=1.0, ge=0, le=10)
+    persistence_s: float = Field(default=1.0, ge=0, le=10, serialization_alias="hold_s")
     scene_cut_threshold: float = Field(default=2.0, ge=0, le=1e6)
 
     @property
@@ -220,7 +222,7 @@ class PerceptionConfig(StrictConfig):
     @property
     def max_image_width(self) -> int:
         """Widest picture an encoder takes; wider ones are scaled down to it where they are read."""
-        times = CLOSER_LOOK_MAGNIFICATION if self.boxes.closer_look_weight else 1
+        times = ZOOM_MAGNIFICATION if self.boxes.zoom_weight else 1
         return max(self.dino.image_width, self.depth.image_width, times * self.boxes.image_width)
 
     @property

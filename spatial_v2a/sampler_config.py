@@ -29,8 +29,8 @@ class SamplerConfig(StrictConfig):
             picture then gives exactly the swapped channels. Twice the rows, no second pass.
         pan_gain: widens the odd dimensions of what is drawn. An answer that averages over what may
             be lies nearer the middle than what is; chosen by the azimuth error on validation clips.
-        pan_bend: how much more that widens what lies far to a side: odd dimensions of root mean
-            square r (normalised) are widened by pan_gain + pan_bend r^2 (`pan_width.py`).
+        pan_curve: how much more that widens what lies far to a side: odd dimensions of root mean
+            square r (normalised) are widened by pan_gain + pan_curve r^2 (`pan_width.py`).
         rho: curvature of the noise schedule (Karras et al. 2022, equation 5).
     """
 
@@ -45,7 +45,7 @@ class SamplerConfig(StrictConfig):
     max_radius: float | None = Field(default=None, ge=1e-3, le=1000)
     is_symmetric: bool = False
     pan_gain: float = Field(default=1.0, ge=0, le=4)
-    pan_bend: float = Field(default=0.0, ge=0, le=1)
+    pan_curve: float = Field(default=0.0, ge=0, le=1)
     rho: float = Field(default=7.0, ge=0.1, le=100)
 
     @model_validator(mode="after")

@@ -49,7 +49,7 @@ class OneObject:
 
 def perception(folder: Path, config: Config, detector: OneObject | None = None) -> Perception:
     """Sees depth; once, so that the detector is asked once a picture."""
-    boxes = config.perception.detector.model_copy(update={"closer_look_weight": 0.0})
+    boxes = config.perception.detector.model_copy(update={"zoom_weight": 0.0})
     found = Perception.from_checkpoint(folder, config.perception)
     seen = config.perception.model_copy(update={"detector": boxes})
     return Perception(seen, dino=found.dino, depth=found.depth, detector=detector or found.detector)

@@ -11,7 +11,7 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.camera_turn import CameraTurn
 from spatial_v2a.conditioning.given import given_ticks
-from spatial_v2a.conditioning.hold import BoxHold
+from spatial_v2a.conditioning.persistence import TrackPersistence
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
@@ -67,11 +67,11 @@ def test_a_column_is_where_a_bearing_is_and_a_slide_is_a_turn() -> None:
 
 def held_after(turns_deg: list[float], *, cx: float = 0.5, fov_deg: float = 90.0) -> list[float]:
     """Where an object stands in every tick after its last, while the camera turns."""
-    hold = BoxHold(hold_s=2.0)
+    persistence = TrackPersistence(persistence_s=2.0)
     for _ in range(3):
-        hold.step([Box(1, 3, cx, 0.5, 0.1, 0.2)], turn_deg=5.0, fov_deg=fov_deg)
-    found = [hold.step([], turn_deg=turn, fov_deg=fov_deg)[0] for turn in turns_deg]
-    assert all(one.is_held and (one.cy, one.w, one.h) == (0.5, 0.1, 0.2) for one in found)
+        persistence.step([Box(1, 3, cx, 0.5, 0.1, 0.2)], turn_deg=5.0, fov_deg=fov_deg)
+    found = [persistence.step([], turn_deg=turn, fov_deg=fov_deg)[0] for turn in turns_deg]
+    assert all(one.is_persisted and (one.cy, one.w, one.h) == (0.5, 0.1, 0.2) for one in found)
     return [one.cx for one in found]
 
 
@@ -100,13 +100,13 @@ def test_out_of_the_picture_it_is_at_the_nearer_edge_and_comes_back() -> None:
 
 
 def test_seen_again_it_is_held_from_there() -> None:
-    hold, fov_deg = BoxHold(hold_s=1.0), 90.0
+    persistence, fov_deg = TrackPersistence(persistence_s=1.0), 90.0
     for _ in range(3):
-        hold.step([Box(1, 3, 0.5, 0.5, 0.1, 0.2)], fov_deg=fov_deg)
-    hold.step([], turn_deg=20.0, fov_deg=fov_deg)
+        persistence.step([Box(1, 3, 0.5, 0.5, 0.1, 0.2)], fov_deg=fov_deg)
+    persistence.step([], turn_deg=20.0, fov_deg=fov_deg)
     for _ in range(3):
-        hold.step([Box(1, 3, 0.3, 0.5, 0.1, 0.2)], turn_deg=20.0, fov_deg=fov_deg)
-    (held,) = hold.step([], turn_deg=1.0, fov_deg=fov_deg)
+        persistence.step([Box(1, 3, 0.3, 0.5, 0.1, 0.2)], turn_deg=20.0, fov_deg=fov_deg)
+    (held,) = persistence.step([], turn_deg=1.0, fov_deg=fov_deg)
     assert held.cx == pytest.approx(at(math.degrees(azimuth_rad(0.3, fov_deg)) - 1.0))
 
 

@@ -85,16 +85,16 @@ def test_pan_gain_widens_the_odd_dimensions_alone(model: SpatialV2A) -> None:
     torch.testing.assert_close(got[..., -num_odd:], 1.5 * latents[..., -num_odd:])
 
 
-@pytest.mark.parametrize(("gain", "bend"), [(1.0, 0.0), (1.25, 0.16), (0.5, 1.0), (0.0, 0.2)])
-def test_the_pan_is_widened_more_at_the_sides_and_narrowed_back(gain: float, bend: float) -> None:
-    sampler = SamplerConfig(pan_gain=gain, pan_bend=bend)
+@pytest.mark.parametrize(("gain", "curve"), [(1.0, 0.0), (1.25, 0.16), (0.5, 1.0), (0.0, 0.2)])
+def test_the_pan_is_widened_more_at_the_sides_and_narrowed_back(gain: float, curve: float) -> None:
+    sampler = SamplerConfig(pan_gain=gain, pan_curve=curve)
     odd = torch.randn(500, 12, generator=torch.Generator().manual_seed(4))
     odd *= torch.linspace(0.01, 4.0, 500)[:, None]
     wide = widened(odd, sampler)
     torch.testing.assert_close(widened(-odd, sampler), -wide, rtol=0, atol=0)
     rms = odd.square().mean(-1, keepdim=True).sqrt()
-    assert wide[0] / odd[0] == pytest.approx(float(gain + bend * rms[0] ** 2), rel=1e-5)
-    assert (wide / odd)[rms[:, 0] > 2.5] == pytest.approx(gain + bend * 2.5**2, rel=1e-4)
+    assert wide[0] / odd[0] == pytest.approx(float(gain + curve * rms[0] ** 2), rel=1e-5)
+    assert (wide / odd)[rms[:, 0] > 2.5] == pytest.approx(gain + curve * 2.5**2, rel=1e-4)
     torch.testing.assert_close(narrowed(wide, sampler), odd, rtol=2e-3, atol=1e-5)
 
 

@@ -7,9 +7,17 @@ import pytest
 import torch
 from torch import nn
 
-from spatial_v2a.config import Config, config_to_yaml, load_config, parse_config, preset_names
+from spatial_v2a.config import (
+    RENAMED,
+    Config,
+    config_to_yaml,
+    load_config,
+    parse_config,
+    preset_names,
+)
 from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.checkpoint import find_checkpoint
 
 PRESETS = ("base", "large", "stage", "tiny")
 
@@ -155,3 +163,16 @@ def test_exponents_without_a_dot_are_numbers() -> None:
     text = re.sub("learning_rate: .*", "learning_rate: 3e-4", config_to_yaml(load_config("tiny")))
     config: Config = parse_config(text, where="text")
     assert config.training.vae.learning_rate == 3e-4
+
+
+def test_keys_of_older_files_and_commands_still_load() -> None:
+    """The bundled checkpoint keeps the names of the day on which it was saved."""
+    text = (find_checkpoint("stage") / "config.yaml").read_text()
+    assert all(f"{path.split('.')[-1]}: " in text for path in RENAMED)
+    old = parse_config(text, where="old")
+    assert (old.perception.persistence_s, old.sampler.pan_curve) == (3.0, 0.2)
+    assert old.perception.detector.zoom_weight == old.perception.rtdetr.zoom_weight == 0.9
+    assert parse_config(config_to_yaml(old), where="new") == old
+    for name in ("pan_bend", "pan_curve"):
+        both = parse_config(text, where="old", overrides=[f"sampler.{name}=0.5"])
+        assert both.sampler.pan_curve == 0.5

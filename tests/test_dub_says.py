@@ -54,7 +54,7 @@ def given_file(folder: Path, class_name: str = "bell") -> Path:
 def test_seconds_and_loudest_tick_of_every_class() -> None:
     notes = ObjectNotes(("bell", "engine"))
     there = Box(track_id=1, class_index=1, cx=0.5, cy=0.5, w=0.1, h=0.1)
-    held = Box(track_id=2, class_index=0, cx=0.5, cy=0.5, w=0.1, h=0.1, is_held=True)
+    held = Box(track_id=2, class_index=0, cx=0.5, cy=0.5, w=0.1, h=0.1, is_persisted=True)
     for level in (0.1, 0.01):
         notes.add([there, there, held], np.full((1600, 2), level, np.float32))
     notes.add([held], np.ones((1600, 2), np.float32))

@@ -97,7 +97,7 @@ def test_an_object_found_late_sounds_from_then_on_and_is_new() -> None:
 
 
 def test_a_lost_object_is_held_and_then_gone_while_its_sound_stays() -> None:
-    num_ticks, hold_ticks = 24, 3
+    num_ticks, persistence_ticks = 24, 3
     seen = empty_features(1, num_ticks, num_patches=2, dino_dim=3, depth_grid=(2, 2), max_boxes=2)
     seen.has_boxes_BT[:] = True
     seen.box_mask_BTK[0, :, 0] = True
@@ -106,13 +106,13 @@ def test_a_lost_object_is_held_and_then_gone_while_its_sound_stays() -> None:
     latents_TD, lasts, returns = torch.rand(num_ticks, 3), set(), 0
     for seed in range(60):
         lost, same = lose_boxes(
-            (seen, latents_TD), np.random.default_rng(seed), hold_ticks=hold_ticks
+            (seen, latents_TD), np.random.default_rng(seed), persistence_ticks=persistence_ticks
         )
         assert same is latents_TD
         mask_T, cx_T = lost.box_mask_BTK[0, :, 0], lost.boxes_BTKF[0, :, 0, 0]
         age_T = lost.boxes_BTKF[0, :, 0, BOX_FIELDS.index("age")]
         gone = int((~mask_T).nonzero()[0]) if not mask_T.all() else num_ticks
-        last = gone - hold_ticks - 1
+        last = gone - persistence_ticks - 1
         lasts.add(last)
         assert torch.equal(cx_T[: last + 1], seen.boxes_BTKF[0, : last + 1, 0, 0])
         assert (cx_T[last:gone] == cx_T[last]).all(), "held where it was"
@@ -127,7 +127,9 @@ def test_a_lost_object_is_held_and_then_gone_while_its_sound_stays() -> None:
     assert 15 < returns < 45, "half of the rows stay without, the rest come back"
     assert seen.box_mask_BTK[0, :, 0].all(), "the clip stays"
     seen.box_mask_BTK[:] = False
-    row = lose_boxes((seen, latents_TD), np.random.default_rng(0), hold_ticks=hold_ticks)
+    row = lose_boxes(
+        (seen, latents_TD), np.random.default_rng(0), persistence_ticks=persistence_ticks
+    )
     assert row[0] is seen
 
 

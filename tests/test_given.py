@@ -97,9 +97,9 @@ def test_a_file_ends_where_nothing_is_held_any_more(tmp_path: Path) -> None:
     """Whoever needs more ticks repeats the last one: what it shows would be held for ever."""
     gone = {"t": 0.2, "boxes": []}
     path = write_lines(tmp_path / "g.jsonl", [box_line(0.0, 0.02), gone])
-    held = [[box.is_held for box in tick.boxes] for tick in given_ticks(path, CONFIG)]
+    held = [[box.is_persisted for box in tick.boxes] for tick in given_ticks(path, CONFIG)]
     assert held == [[False]] * 6 + [[True]] * 30 + [[]]
-    without = CONFIG.model_copy(update={"hold_s": 0.0})
+    without = CONFIG.model_copy(update={"persistence_s": 0.0})
     assert [len(tick.boxes) for tick in given_ticks(path, without)] == [1] * 6 + [0]
     there = write_lines(tmp_path / "there.jsonl", [box_line(0.0, 0.1), box_line(0.2, 0.1)])
     assert len(list(given_ticks(there, CONFIG))) == 7
@@ -120,7 +120,7 @@ def test_ticks_of_a_clip_are_its_features_one_by_one_with_their_boxes() -> None:
             cx_K = features.boxes_BTKF[0, 0, features.box_mask_BTK[0, 0], FIELD["cx"]]
             assert cx_K.tolist() == pytest.approx([box.cx for box in boxes])
     exact = [boxes for _, boxes in clip_ticks(clip, CONFIG)]
-    held = [tick for tick, boxes in enumerate(exact) if any(box.is_held for box in boxes)]
+    held = [tick for tick, boxes in enumerate(exact) if any(box.is_persisted for box in boxes)]
     there = [bool(tick["boxes"]) for tick in clip.meta["ticks"]]
     gone = [tick for tick, is_there in enumerate(there) if not is_there]
     assert held == gone and len(gone) > 50, "both times it is back before a second is over"

@@ -117,7 +117,7 @@ def test_a_vanished_box_is_held_for_a_second_and_a_reset_drops_it(
             features = perception.step(frames_THWC[:1], fov_deg=90.0)
             boxes = perception.boxes_B[0]
             assert int(features.box_mask_BTK.sum()) == len(boxes)
-            found += marks[tuple(box.is_held for box in boxes)]
+            found += marks[tuple(box.is_persisted for box in boxes)]
         return found
 
     perception.init_state(1)
@@ -368,7 +368,7 @@ def test_store_keeps_features_and_refuses_other_encoders(
     with pytest.raises(UserError, match="other encoders"):
         store.claim(swapped)
     parts = {"dino": perception.dino, "depth": perception.depth, "detector": perception.detector}
-    unheld = Perception(config.model_copy(update={"hold_s": 0.0}), **parts)
+    unheld = Perception(config.model_copy(update={"persistence_s": 0.0}), **parts)
     with pytest.raises(UserError, match="other encoders or perception settings"):
         store.claim(unheld)
     with pytest.raises(UserError, match="lacks clip"):

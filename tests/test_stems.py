@@ -109,7 +109,7 @@ def test_every_object_stream_sees_its_object_only(tiny_config: Config) -> None:
 
 def test_only_what_is_seen_is_an_observation(tiny_config: Config) -> None:
     observations = Observations()
-    held = replace(box(9, 0.8), is_held=True)
+    held = replace(box(9, 0.8), is_persisted=True)
     for boxes in ([box(7, 0.2), box(9, 0.8)], [box(7, 0.2), held], [held]):
         observations.add(features_of(tiny_config, boxes), tuple(boxes), fov_deg=90.0)
     seen = {i: [s.tick for s in found] for i, found in observations.of_object.items()}

@@ -111,7 +111,7 @@ def test_a_muted_object_is_taken_out_of_patches_and_depth(tmp_path: Path) -> Non
 def held_ticks(path: Path, **edits) -> list[list[int]]:
     """Ids of the held boxes of every tick."""
     ticks = given_ticks(path, CONFIG, TrackEdits(**edits))
-    return [[box.track_id for box in tick.boxes if box.is_held] for tick in ticks]
+    return [[box.track_id for box in tick.boxes if box.is_persisted] for tick in ticks]
 
 
 def test_what_edits_silence_is_not_held(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_a_moved_object_is_held_where_it_was_moved_to(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "t.jsonl", lines)
     ticks = list(given_ticks(path, CONFIG, TrackEdits(move_deg=((1, 20.0),))))
     (seen,), (held,) = ticks[4].boxes, ticks[5].boxes
-    assert held.is_held and held.cx == seen.cx < 0.3
+    assert held.is_persisted and held.cx == seen.cx < 0.3
 
 
 def test_a_held_object_does_not_keep_a_silenced_one_in_the_picture(tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_a_held_object_does_not_keep_a_silenced_one_in_the_picture(tmp_path: Pat
     lines = [{"t": n / 30, "boxes": entries} for n, entries in enumerate(at)]
     path = write_lines(tmp_path / "t.jsonl", lines)
     tick = list(given_ticks(path, CONFIG, TrackEdits(mute=(2,))))[3]
-    assert [(one.track_id, one.is_held) for one in tick.boxes] == [(1, True)]
+    assert [(one.track_id, one.is_persisted) for one in tick.boxes] == [(1, True)]
     seen = empty_tick()
     seen.depth_BTHW += torch.linspace(0, 1, CONFIG.depth.grid[1])
     shown = overlay_tick(seen, tick, CONFIG)

@@ -138,7 +138,7 @@ def compare(perception: Perception, clip: Path, tracks: Path) -> str:
             a, b = getattr(seen, name), getattr(told, name)
             assert torch.equal(a, b), f"tick {tick}: {name} differs by {(a * 1.0 - b).abs().max()}"
         boxes = perception.boxes_B[0]
-        found += "h" if any(box.is_held for box in boxes) else "s" if boxes else "."
+        found += "h" if any(box.is_persisted for box in boxes) else "s" if boxes else "."
     return found
 
 
@@ -192,7 +192,7 @@ def test_many_objects_that_come_and_go_are_the_same_from_the_file(
         ]
         rows_T.append([row for row in rows if row[0][2] > 0 and row[0][0] < 1])
     config = dubber.perception.config
-    once = config.detector.model_copy(update={"closer_look_weight": 0.0})  # as the script tells it
+    once = config.detector.model_copy(update={"zoom_weight": 0.0})  # as the script tells it
     config = config.model_copy(update={"max_boxes": 2, "detector": once})
 
     def scripted() -> Perception:

@@ -171,7 +171,7 @@ class GeneratorData:
         self.scene_cut_share = scene_cut_share
         self.late_box_share = late_box_share
         self.lost_box_share = lost_box_share
-        self.hold_ticks = round(model.config.perception.hold_s * TIMING.tick_hz)
+        self.persistence_ticks = round(model.config.perception.persistence_s * TIMING.tick_hz)
         self.detected_share = detected_share
         self.grid_width = model.config.perception.shapes.grid_width
         self.num_odd_latents = model.config.autoencoder.num_odd_latents
@@ -223,7 +223,7 @@ class GeneratorData:
         if self.late_box_share > 0 and rng.random() < self.late_box_share:
             return begin_late(first, self.silence_D, rng), is_timed
         if self.lost_box_share > 0 and rng.random() < self.lost_box_share:
-            return lose_boxes(first, rng, hold_ticks=self.hold_ticks), is_timed
+            return lose_boxes(first, rng, persistence_ticks=self.persistence_ticks), is_timed
         if self.scene_cut_share == 0 or rng.random() >= self.scene_cut_share:
             return first, is_timed
         cut = int(rng.integers(crop_ticks // 4, 3 * crop_ticks // 4 + 1))

@@ -11,13 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from spatial_v2a.perception_config import CLOSER_LOOK_MAGNIFICATION, BoxSettings
+from spatial_v2a.perception_config import ZOOM_MAGNIFICATION, BoxSettings
 from spatial_v2a.training.perception_data import FramePool, LabelledFrame, crop
 
 BATCH_SIZE = 16
 MOSAIC_SHARE = 0.5
-# From a picture with a margin to a part of it seen from nearer (`conditioning/closer_look.py`).
-ZOOM_RANGE = (0.75, 1.1 * CLOSER_LOOK_MAGNIFICATION)
+# From a picture with a margin to a part of it seen from nearer (`conditioning/detections.py`).
+ZOOM_RANGE = (0.75, 1.1 * ZOOM_MAGNIFICATION)
 
 
 @dataclass

@@ -16,7 +16,7 @@ from spatial_v2a.errors import UserError
 
 log = logging.getLogger(__name__)
 
-FRAME_HEIGHT, FRAME_WIDTH = 240, 320  # as recorded: the detector's closer look enlarges that
+FRAME_HEIGHT, FRAME_WIDTH = 240, 320  # as recorded: zoomed detection enlarges that
 MIN_BOX_SIDE = 1 / 64  # of the picture's width
 SHARE_WITH_BOXES = 0.65
 REFRESH_EVERY_S = 60.0

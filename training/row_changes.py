@@ -51,19 +51,20 @@ def begin_late(row: Row, silence_D: Tensor, rng: np.random.Generator) -> Row:
     return replace(features, box_mask_BTK=mask_BTK, boxes_BTKF=boxes_BTKF), latents_TD
 
 
-def lose_boxes(row: Row, rng: np.random.Generator, *, hold_ticks: int) -> Row:
+def lose_boxes(row: Row, rng: np.random.Generator, *, persistence_ticks: int) -> Row:
     """Features [1, T] and latents [T, D] of a row whose boxes go early while the sound stays.
 
-    What was seen last is held for `hold_ticks` as `conditioning.hold` does, but not moved to an
-    edge, then nothing has a box: to the end in half of the rows, in the others for a random time
-    from then on. A row stays as it is where no box is seen in the second to third sixth.
+    What was seen last is held for `persistence_ticks` as `conditioning.persistence` does, but not
+    moved to an edge, then nothing has a box: to the end in half of the rows, in the others for a
+    random time from then on. A row stays as it is where no box is seen in the second to third
+    sixth.
     """
     features, latents_TD = row
     num_ticks = len(latents_TD)
     last = _tick_with_box(features, rng, num_ticks // 6, num_ticks // 2)
     if last is None:
         return row
-    gone = min(last + 1 + hold_ticks, num_ticks)
+    gone = min(last + 1 + persistence_ticks, num_ticks)
     back = num_ticks
     if rng.random() < 0.5:
         back = int(rng.integers(min(gone + 1, num_ticks), num_ticks + 1))

@@ -92,7 +92,7 @@ class ObjectNotes:
 
     def add(self, boxes: Sequence[Box], audio_LC: np.ndarray) -> None:
         """Notes a tick: its boxes, and its generated sound [L, 2]."""
-        there = {box.class_index for box in boxes if not box.is_held}
+        there = {box.class_index for box in boxes if not box.is_persisted}
         power = float(np.mean(np.square(audio_LC, dtype=np.float64)))
         self._num_ticks += 1
         self._num_with_objects += bool(there)

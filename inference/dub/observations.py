@@ -42,7 +42,7 @@ class Observations:
         near_K = features.boxes_BTKF[0, 0, :, BOX_FIELDS.index("nearness")].tolist()
         for slot, place in enumerate(slots_of(boxes, len(near_K))):
             box = boxes[place]
-            if not box.is_held:
+            if not box.is_persisted:
                 bearing_deg = float(np.degrees(azimuth_rad(box.cx, fov_deg)))
                 seen = self.of_object.setdefault(box.track_id, [])
                 seen.append(Observation(self._tick, bearing_deg, near_K[slot]))

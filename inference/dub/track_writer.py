@@ -247,7 +247,7 @@ class TrackWriter:
         features = self.perception.step(frames_BHWC, fov_deg=self.fov_deg)
         grid_HW = features.depth_BTHW[0, 0].numpy()
         # What is held follows from what was seen, for the reader of the file as well.
-        boxes = [box for box in self.perception.boxes_B[0] if not box.is_held]
+        boxes = [box for box in self.perception.boxes_B[0] if not box.is_persisted]
         corners_K4 = np.array([[b.cx, b.cy, b.w, b.h] for b in boxes]).reshape(-1, 4)
         near_K = [
             from_grid if box.nearness is None else np.float32(box.nearness)

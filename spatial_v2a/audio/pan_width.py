@@ -16,7 +16,7 @@ NEWTON_STEPS = 10
 
 
 def widened(odd: Tensor, config: SamplerConfig) -> Tensor:
-    """Normalised odd dimensions [..., O] as they are decoded: times gain + bend r^2, r their RMS.
+    """Normalised odd dimensions [..., O] as they are decoded: times gain + curve r^2, r their RMS.
 
     Mirroring commutes with it: the gain is the same for both signs.
     """
@@ -24,17 +24,17 @@ def widened(odd: Tensor, config: SamplerConfig) -> Tensor:
 
 
 def narrowed(odd: Tensor, config: SamplerConfig) -> Tensor:
-    """The inverse of `widened`; all 0 where `pan_gain` and `pan_bend` left nothing."""
+    """The inverse of `widened`; all 0 where `pan_gain` and `pan_curve` left nothing."""
     wide = _rms(odd)
     # The RMS that widened to `wide` is the root of an increasing function: Newton from above.
     rms = wide / max(config.pan_gain, 1e-6)
-    if config.pan_bend:
-        rms = torch.minimum(rms, (wide / config.pan_bend).pow(1 / 3))
-    for _ in range(NEWTON_STEPS if config.pan_bend else 0):
-        slope = config.pan_gain + 3 * config.pan_bend * rms.square()
-        excess = rms * (config.pan_gain + config.pan_bend * rms.square()) - wide
+    if config.pan_curve:
+        rms = torch.minimum(rms, (wide / config.pan_curve).pow(1 / 3))
+    for _ in range(NEWTON_STEPS if config.pan_curve else 0):
+        slope = config.pan_gain + 3 * config.pan_curve * rms.square()
+        excess = rms * (config.pan_gain + config.pan_curve * rms.square()) - wide
         rms = rms - excess / slope.clamp_min(1e-6)
-    # Beyond the bend's end it is a plain gain.
+    # Beyond the end of the curve it is a plain gain.
     largest = torch.full_like(rms, LARGEST_RMS)
     rms = torch.where(wide > largest * _gain(largest, config), largest, rms)
     gain = _gain(rms, config)
@@ -46,4 +46,4 @@ def _rms(odd: Tensor) -> Tensor:
 
 
 def _gain(rms: Tensor, config: SamplerConfig) -> Tensor:
-    return config.pan_gain + config.pan_bend * rms.clamp_max(LARGEST_RMS).square()
+    return config.pan_gain + config.pan_curve * rms.clamp_max(LARGEST_RMS).square()

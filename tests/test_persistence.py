@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features, slots_of
 from spatial_v2a.conditioning.detections import Detections
-from spatial_v2a.conditioning.hold import BoxHold
+from spatial_v2a.conditioning.persistence import TrackPersistence
 from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.features import BOX_FIELDS, mirror_features
 from spatial_v2a.perception_config import PerceptionConfig
@@ -25,11 +25,11 @@ def box(track_id: int = 1, cx: float = 0.5, cy: float = 0.5, **more) -> Box:
     return Box(track_id, **({"class_index": 3, "cx": cx, "cy": cy, "w": 0.1, "h": 0.2} | more))
 
 
-def after(*ticks: Sequence[Box], hold_s: float = 1.0) -> list[Box]:
+def after(*ticks: Sequence[Box], persistence_s: float = 1.0) -> list[Box]:
     """What the last of these ticks gives."""
-    hold = BoxHold(hold_s=hold_s)
+    persistence = TrackPersistence(persistence_s=persistence_s)
     for boxes in ticks:
-        given = hold.step(list(boxes))
+        given = persistence.step(list(boxes))
     return given
 
 
@@ -39,39 +39,39 @@ def ids(boxes: Sequence[Box]) -> list[int]:
 
 def test_what_is_seen_passes_and_what_vanishes_is_held_where_it_was() -> None:
     seen = box(cx=0.4, cy=0.6, score=0.7, nearness=0.25)
-    hold = BoxHold(hold_s=1.0)
+    persistence = TrackPersistence(persistence_s=1.0)
     for _ in range(3):
-        assert hold.step([seen]) == [seen]
-    assert hold.step([]) == [replace(seen, is_held=True)]
+        assert persistence.step([seen]) == [seen]
+    assert persistence.step([]) == [replace(seen, is_persisted=True)]
 
 
 def test_held_for_exactly_thirty_ticks() -> None:
-    hold = BoxHold(hold_s=1.0)
+    persistence = TrackPersistence(persistence_s=1.0)
     for _ in range(5):
-        hold.step([box()])
-    counts = [len(hold.step([])) for _ in range(40)]
+        persistence.step([box()])
+    counts = [len(persistence.step([])) for _ in range(40)]
     assert counts == [1] * 30 + [0] * 10
 
 
 @pytest.mark.parametrize(
-    ("hold_s", "num_seen", "num_ticks"),
+    ("persistence_s", "num_seen", "num_ticks"),
     [(0.0, 5, 0), (0.5, 5, 15), (2.0, 5, 30), (2.0, 45, 45), (2.0, 70, 60), (0.5, 70, 15)],
 )
 def test_held_as_long_as_it_was_seen_and_as_the_setting_says(
-    hold_s: float, num_seen: int, num_ticks: int
+    persistence_s: float, num_seen: int, num_ticks: int
 ) -> None:
     """What was seen for less than a second counts as seen for one."""
-    hold = BoxHold(hold_s=hold_s)
+    persistence = TrackPersistence(persistence_s=persistence_s)
     for _ in range(num_seen):
-        hold.step([box()])
-    counts = [len(hold.step([])) for _ in range(80)]
+        persistence.step([box()])
+    counts = [len(persistence.step([])) for _ in range(80)]
     assert counts == [1] * num_ticks + [0] * (80 - num_ticks)
 
 
-@pytest.mark.parametrize("hold_s", [-0.1, 10.5])
-def test_a_setting_out_of_range_is_refused(hold_s: float) -> None:
-    with pytest.raises(ValidationError, match="hold_s"):
-        PerceptionConfig(hold_s=hold_s)
+@pytest.mark.parametrize("persistence_s", [-0.1, 10.5])
+def test_a_setting_out_of_range_is_refused(persistence_s: float) -> None:
+    with pytest.raises(ValidationError, match="persistence_s"):
+        PerceptionConfig(persistence_s=persistence_s)
 
 
 def test_seen_in_two_ticks_is_not_held_in_three_it_is() -> None:
@@ -132,7 +132,7 @@ def test_at_an_edge_a_sliver_is_held_with_its_size() -> None:
     for cx, expected in ((0.01, 0.01), (0.99, 0.99)):
         (held,) = after(*[[box(cx=cx, w=0.02)]] * 4, [])
         assert (held.cx, held.w) == pytest.approx((expected, 0.02))
-        assert held.is_held
+        assert held.is_persisted
 
 
 def test_a_box_from_edge_to_edge_stays() -> None:
@@ -142,24 +142,24 @@ def test_a_box_from_edge_to_edge_stays() -> None:
 
 
 def test_back_with_its_id_it_is_seen_and_may_be_held_again() -> None:
-    hold = BoxHold(hold_s=1.0)
+    persistence = TrackPersistence(persistence_s=1.0)
     for _ in range(4):
-        hold.step([box()])
-    assert [one.is_held for one in hold.step([])] == [True]
+        persistence.step([box()])
+    assert [one.is_persisted for one in persistence.step([])] == [True]
     back = box(cx=0.7)
-    assert hold.step([back]) == [back]
-    counts = [len(hold.step([])) for _ in range(31)]
+    assert persistence.step([back]) == [back]
+    counts = [len(persistence.step([])) for _ in range(31)]
     assert counts == [1] * 30 + [0]
 
 
 def test_a_new_object_of_its_class_ends_the_hold_for_good() -> None:
-    hold = BoxHold(hold_s=1.0)
+    persistence = TrackPersistence(persistence_s=1.0)
     for _ in range(4):
-        hold.step([box(1)])
-    assert ids(hold.step([])) == [1]
-    assert ids(hold.step([box(2, cx=0.9, class_index=4)])) == [2, 1], "of another class"
-    assert ids(hold.step([box(3, cx=0.9)])) == [3]
-    assert ids(hold.step([])) == [], "it was there for one tick, and the old one is not back"
+        persistence.step([box(1)])
+    assert ids(persistence.step([])) == [1]
+    assert ids(persistence.step([box(2, cx=0.9, class_index=4)])) == [2, 1], "of another class"
+    assert ids(persistence.step([box(3, cx=0.9)])) == [3]
+    assert ids(persistence.step([])) == [], "it was there for one tick, and the old one is not back"
 
 
 def test_a_new_id_in_the_tick_of_vanishing_takes_over_at_once() -> None:
@@ -184,60 +184,60 @@ def test_another_of_its_class_that_was_there_before_ends_nothing() -> None:
 
 
 def test_a_silenced_object_is_never_held_and_ends_the_hold_of_its_like() -> None:
-    hold = BoxHold(hold_s=1.0)
+    persistence = TrackPersistence(persistence_s=1.0)
     for _ in range(4):
-        hold.step([box(1)])
-    assert hold.step([], silenced=[box(1)]) == []
-    assert hold.step([]) == []
+        persistence.step([box(1)])
+    assert persistence.step([], silenced=[box(1)]) == []
+    assert persistence.step([]) == []
     for _ in range(4):
-        hold.step([box(5)])
-    assert ids(hold.step([])) == [5]
-    assert hold.step([], silenced=[box(6)]) == [], "most likely it is 5"
+        persistence.step([box(5)])
+    assert ids(persistence.step([])) == [5]
+    assert persistence.step([], silenced=[box(6)]) == [], "most likely it is 5"
 
 
 def test_who_was_never_sure_is_not_held_beside_one_that_is() -> None:
     """Scenery that looked like an object for a moment goes on as nothing; a far object does."""
     for score, held in ((0.5, []), (0.8, [2])):
         sure = box(1, score=0.9)
-        hold = BoxHold(hold_s=1.0)
+        persistence = TrackPersistence(persistence_s=1.0)
         for _ in range(8):
-            hold.step([sure, box(2, cx=0.9, class_index=5, score=score)])
-        assert ids(hold.step([sure])) == [1, *held]
-        assert ids(hold.step([]))[-1] == 2, "with nobody surer in view it is what there is"
+            persistence.step([sure, box(2, cx=0.9, class_index=5, score=score)])
+        assert ids(persistence.step([sure])) == [1, *held]
+        assert ids(persistence.step([]))[-1] == 2, "with nobody surer in view it is what there is"
 
 
 def test_what_is_forgotten_is_not_held() -> None:
-    hold = BoxHold(hold_s=1.0)
+    persistence = TrackPersistence(persistence_s=1.0)
     for _ in range(4):
-        hold.step([box(1), box(2, class_index=5)])
-    hold.step([])
-    assert hold.track_ids == (1, 2)
-    hold.forget([1, 7])
-    assert ids(hold.step([])) == [2]
+        persistence.step([box(1), box(2, class_index=5)])
+    persistence.step([])
+    assert persistence.track_ids == (1, 2)
+    persistence.forget([1, 7])
+    assert ids(persistence.step([])) == [2]
 
 
 def test_reset_forgets_everything() -> None:
-    hold = BoxHold(hold_s=1.0)
+    persistence = TrackPersistence(persistence_s=1.0)
     for _ in range(4):
-        hold.step([box()])
-    hold.reset()
-    assert hold.step([]) == [] and hold.track_ids == ()
+        persistence.step([box()])
+    persistence.reset()
+    assert persistence.step([]) == [] and persistence.track_ids == ()
 
 
 def test_memory_does_not_grow() -> None:
-    hold = BoxHold(hold_s=1.0)
+    persistence = TrackPersistence(persistence_s=1.0)
     for tick in range(300):
-        hold.step([box(tick)])
-        assert len(hold.track_ids) <= 31
+        persistence.step([box(tick)])
+        assert len(persistence.track_ids) <= 31
 
 
 def test_nearness_is_that_of_the_last_sight() -> None:
     """The grid at that place shows the wall behind it one tick later."""
     near_HW, far_HW = np.full((12, 16), 0.75, np.float32), np.full((12, 16), 0.125, np.float32)
-    hold, builder = BoxHold(hold_s=1.0), BoxTokenBuilder(max_boxes=2)
+    persistence, builder = TrackPersistence(persistence_s=1.0), BoxTokenBuilder(max_boxes=2)
     found = []
     for tick, grid_HW in enumerate((far_HW, far_HW, near_HW, far_HW, far_HW)):
-        boxes = hold.step([box()] if tick < 3 else [], nearness_HW=grid_HW)
+        boxes = persistence.step([box()] if tick < 3 else [], nearness_HW=grid_HW)
         tokens = builder.step(boxes, fov_deg=FOV_DEG, nearness_HW=grid_HW)
         found.append(float(tokens.fields_KF[0, FIELD["nearness"]]))
     assert found == [0.125, 0.125, 0.75, 0.75, 0.75]
@@ -247,9 +247,10 @@ def test_nearness_is_that_of_the_last_sight() -> None:
 
 def tokens_of(ticks: Sequence[Sequence[Box]], *, max_boxes: int = 2) -> list[np.ndarray]:
     """Fields [K, F] of every tick."""
-    hold, builder = BoxHold(hold_s=1.0), BoxTokenBuilder(max_boxes=max_boxes)
+    persistence, builder = TrackPersistence(persistence_s=1.0), BoxTokenBuilder(max_boxes=max_boxes)
     return [
-        builder.step(hold.step(list(boxes)), fov_deg=FOV_DEG).fields_KF.copy() for boxes in ticks
+        builder.step(persistence.step(list(boxes)), fov_deg=FOV_DEG).fields_KF.copy()
+        for boxes in ticks
     ]
 
 
@@ -275,10 +276,10 @@ def test_back_after_a_hold_it_has_the_velocity_of_its_whole_way() -> None:
 
 
 def test_a_hold_of_many_seconds_keeps_its_velocity() -> None:
-    hold, builder = BoxHold(hold_s=5.0), BoxTokenBuilder(max_boxes=2)
+    persistence, builder = TrackPersistence(persistence_s=5.0), BoxTokenBuilder(max_boxes=2)
     for tick in range(190):
         seen = [box(cx=0.1 + 0.002 * tick)] if tick < 100 else []
-        fields_KF = builder.step(hold.step(seen), fov_deg=FOV_DEG).fields_KF
+        fields_KF = builder.step(persistence.step(seen), fov_deg=FOV_DEG).fields_KF
     assert fields_KF[0, FIELD["vx"]] == pytest.approx(0.06, abs=1e-5)
 
 
@@ -318,13 +319,13 @@ def test_the_mirrored_picture_gives_mirrored_features() -> None:
         rows_T.append([row for row in rows if -0.05 < row[0] < 1.05])
     seen, num_held = [], 0
     for is_mirrored in (False, True):
-        tracker, hold = BoxTracker(new_track_score=0.3), BoxHold(hold_s=1.0)
+        tracker, persistence = BoxTracker(new_track_score=0.3), TrackPersistence(persistence_s=1.0)
         builder, tokens = BoxTokenBuilder(max_boxes=CONFIG.max_boxes), []
         shown_HW = np.ascontiguousarray(grid_HW[:, ::-1]) if is_mirrored else grid_HW
         for rows in rows_T:
             boxes = tracker.step(detections(rows, is_mirrored=is_mirrored))
-            boxes = hold.step(boxes, nearness_HW=shown_HW)
-            num_held += sum(one.is_held for one in boxes)
+            boxes = persistence.step(boxes, nearness_HW=shown_HW)
+            num_held += sum(one.is_persisted for one in boxes)
             tokens.append(builder.step(boxes, fov_deg=FOV_DEG, nearness_HW=shown_HW))
         seen.append(frame_features(CONFIG, tokens=tokens, num_ticks=len(tokens)))
     assert num_held > 150, f"only {num_held} boxes are held, the test says nothing"
@@ -337,13 +338,13 @@ def test_the_mirrored_picture_gives_mirrored_features() -> None:
 def test_a_box_that_leaves_stays_at_its_edge() -> None:
     """Through the tracker: the last thing to be seen of it is a sliver, which is what stays."""
     for sign in (-1.0, 1.0):
-        tracker, hold = BoxTracker(new_track_score=0.3), BoxHold(hold_s=1.0)
+        tracker, persistence = BoxTracker(new_track_score=0.3), TrackPersistence(persistence_s=1.0)
         held = []
         for tick in range(60):
             cx = 0.5 + sign * 0.03 * tick
             rows = [(cx, 0.5, 1)] if -0.05 < cx < 1.05 else []
-            boxes = hold.step(tracker.step(detections(rows, is_mirrored=False)))
-            held += [one for one in boxes if one.is_held]
+            boxes = persistence.step(tracker.step(detections(rows, is_mirrored=False)))
+            held += [one for one in boxes if one.is_persisted]
         assert len(held) == 30
         edge = held[0].cx + sign * held[0].w / 2
         assert edge == pytest.approx(0.0 if sign < 0 else 1.0) and held[0].w > 0

@@ -1,4 +1,4 @@
-"""Holds a vanished object where it was for a moment: its sound must not end with its box.
+"""Track persistence: a vanished object stays where it was for a moment, and so does its sound.
 
 Detected and given boxes go through this one class. What it holds depends on the boxes, depth grids
 and turns of the camera before and nothing else, so a tracks file needs only the boxes that were
@@ -57,7 +57,7 @@ class _Track:
     azimuth_rad: float | None = None
 
 
-class BoxHold:
+class TrackPersistence:
     """Per-stream memory that goes on showing an object for a while; call once per tick, in order.
 
     An object that was seen in three ticks or more stays, once its box is gone, with class, size,
@@ -66,19 +66,19 @@ class BoxHold:
     edge as long as that is out of the picture. All of this ends when its box is back, when a box
     of its class comes that was not there with it, or not until its last moment (most likely the
     same object), when it is silenced, and with the time: when it is gone for as long as it was
-    seen, which counts as a second at least, or for `hold_s`. Beside an object in view that is much
-    surer than it was it is not shown.
+    seen, which counts as a second at least, or for `persistence_s`. Beside an object in view that
+    is much surer than it was it is not shown.
 
     Args:
-        hold_s: how long at most, seconds, to the nearest tick; 0 holds nothing.
+        persistence_s: how long at most, seconds, to the nearest tick; 0 holds nothing.
         sure_share: who was less sure than this share of one that is seen is not held; None is
             SURE_SHARE.
     """
 
-    def __init__(self, *, hold_s: float, sure_share: float | None = None) -> None:
+    def __init__(self, *, persistence_s: float, sure_share: float | None = None) -> None:
         self._sure_share = SURE_SHARE if sure_share is None else sure_share
-        self._hold_ticks = round(hold_s * TIMING.tick_hz)
-        self._memory_ticks = max(self._hold_ticks, round(FORGET_AFTER_S * TIMING.tick_hz))
+        self._persistence_ticks = round(persistence_s * TIMING.tick_hz)
+        self._memory_ticks = max(self._persistence_ticks, round(FORGET_AFTER_S * TIMING.tick_hz))
         self.reset()
 
     def reset(self) -> None:
@@ -106,7 +106,7 @@ class BoxHold:
         fov_deg: float | None = None,
         silenced: Sequence[Box] = (),
     ) -> list[Box]:
-        """The boxes of this tick and, behind them, those that are held (`Box.is_held`).
+        """The boxes of this tick and, behind them, those that are held (`Box.is_persisted`).
 
         Args:
             boxes: seen in this tick, with track ids.
@@ -158,8 +158,8 @@ class BoxHold:
         if ticks_unseen == 1 and track.num_seen >= MIN_SEEN_TICKS:
             track.held = _held(track.box, track.motion, self._nearness_HW)
         is_replaced = any(self._replaces(box, track) for box in in_picture)
-        hold_ticks = min(self._hold_ticks, max(BRIEF_TICKS, track.num_seen))
-        if is_replaced or ticks_unseen > hold_ticks:
+        most_ticks = min(self._persistence_ticks, max(BRIEF_TICKS, track.num_seen))
+        if is_replaced or ticks_unseen > most_ticks:
             track.held = None
 
     def _replaces(self, box: Box, track: _Track) -> bool:
@@ -185,7 +185,7 @@ def _held(box: Box, motion: Motion, nearness_HW: NDArray | None) -> Box:
         corners_14 = np.array([[box.cx, box.cy, box.w, box.h]])
         near = 0.0 if nearness_HW is None else float(nearness_in_boxes(nearness_HW, corners_14)[0])
     cx, cy = _settled(box.cx, box.w, motion.vx), _settled(box.cy, box.h, motion.vy)
-    return replace(box, cx=cx, cy=cy, nearness=near, is_held=True)
+    return replace(box, cx=cx, cy=cy, nearness=near, is_persisted=True)
 
 
 def _turn(track: _Track, turn_deg: float, fov_deg: float) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from spatial_v2a.conditioning.detections import Detections, Region
-from spatial_v2a.perception_config import CLOSER_LOOK_MAGNIFICATION
+from spatial_v2a.perception_config import ZOOM_MAGNIFICATION
 
 # Left, middle, right: objects at the seam of two of them are whole in the third.
 LEFT_EDGES = (0.0, 0.25, 0.5)
@@ -51,8 +51,10 @@ def cut_out(frame_HWC: Tensor, region: Region) -> Tensor:
     return frame_HWC[top : top + rows, left : left + columns]
 
 
-def join_looks(whole: Detections, near: Detections, region: Region, *, weight: float) -> Detections:
-    """Adds what the closer look found to what the whole picture shows, strongest first.
+def join_zoomed(
+    whole: Detections, near: Detections, region: Region, *, weight: float
+) -> Detections:
+    """Adds what zoomed detection found to what the whole picture shows, strongest first.
 
     Args:
         whole: found in the picture.
@@ -80,11 +82,11 @@ def join_looks(whole: Detections, near: Detections, region: Region, *, weight: f
     score_K = np.concatenate([score_K, near_score_K[is_new_K]])
     class_K = np.concatenate([class_K, near.class_K[is_new_K]])
     order_K = np.argsort(-score_K, kind="stable")
-    return Detections(corners_K4[order_K], score_K[order_K], class_K[order_K], looked_near=region)
+    return Detections(corners_K4[order_K], score_K[order_K], class_K[order_K], zoomed_region=region)
 
 
 def _part_size(height: int, width: int) -> tuple[int, int]:
-    times = CLOSER_LOOK_MAGNIFICATION
+    times = ZOOM_MAGNIFICATION
     return max(1, height // times), max(1, width // times)
 
 

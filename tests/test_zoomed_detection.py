@@ -1,4 +1,4 @@
-"""The second, closer look of the detector: which part it sees, and where its boxes go."""
+"""Zoomed detection: which part it sees, and where its boxes go."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.closer_look import cut_out, join_looks, region_of
 from spatial_v2a.conditioning.detections import Detections, Region
 from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.conditioning.yolo import build_yolo11
+from spatial_v2a.conditioning.zoomed_detection import cut_out, join_zoomed, region_of
 from spatial_v2a.config import load_config
 from spatial_v2a.perception_config import PerceptionConfig
 
@@ -49,20 +49,20 @@ def test_three_looks_cover_the_width_and_the_fourth_begins_anew() -> None:
 
 
 def test_a_small_box_comes_back_at_its_place_with_its_score_weighed() -> None:
-    joined = join_looks(found(), found((0.4, 0.6, 0.1, 0.2, 0.9, 7)), MIDDLE, weight=0.5)
+    joined = join_zoomed(found(), found((0.4, 0.6, 0.1, 0.2, 0.9, 7)), MIDDLE, weight=0.5)
     centre = (joined.corners_K4[0, :2] + joined.corners_K4[0, 2:]) / 2
     np.testing.assert_allclose(centre, [0.45, 0.55], atol=1e-6)
     size = joined.corners_K4[0, 2:] - joined.corners_K4[0, :2]
     np.testing.assert_allclose(size, [0.05, 0.1], atol=1e-6)
     assert joined.score_K.tolist() == pytest.approx([0.45]) and joined.class_K.tolist() == [7]
-    assert joined.looked_near == MIDDLE
+    assert joined.zoomed_region == MIDDLE
 
 
 def test_an_object_seen_twice_stays_one_box_of_the_surer_look() -> None:
     near = found((0.5, 0.5, 0.2, 0.2, 0.8, 3))
-    faint = join_looks(found((0.5, 0.5, 0.1, 0.1, 0.3, 4)), near, MIDDLE, weight=1.0)
+    faint = join_zoomed(found((0.5, 0.5, 0.1, 0.1, 0.3, 4)), near, MIDDLE, weight=1.0)
     assert faint.score_K.tolist() == pytest.approx([0.8]) and faint.class_K.tolist() == [3]
-    sure = join_looks(found((0.5, 0.5, 0.1, 0.1, 0.9, 4)), near, MIDDLE, weight=1.0)
+    sure = join_zoomed(found((0.5, 0.5, 0.1, 0.1, 0.9, 4)), near, MIDDLE, weight=1.0)
     assert sure.score_K.tolist() == pytest.approx([0.9]) and sure.class_K.tolist() == [4]
 
 
@@ -70,26 +70,26 @@ def test_what_is_cut_off_too_large_or_a_piece_of_something_is_not_taken() -> Non
     whole = found((0.5, 0.5, 0.4, 0.6, 0.5, 1))
     at_inner_edge, too_large = (0.05, 0.5, 0.1, 0.1, 0.9, 2), (0.5, 0.5, 0.7, 0.3, 0.9, 2)
     assert (
-        len(join_looks(found(), found(at_inner_edge, too_large), MIDDLE, weight=1.0).score_K) == 0
+        len(join_zoomed(found(), found(at_inner_edge, too_large), MIDDLE, weight=1.0).score_K) == 0
     )
     piece = (0.5, 0.5, 0.2, 0.2, 0.9, 2)
-    assert join_looks(whole, found(piece), MIDDLE, weight=1.0).class_K.tolist() == [1]
+    assert join_zoomed(whole, found(piece), MIDDLE, weight=1.0).class_K.tolist() == [1]
     unsure = found((0.5, 0.5, 0.4, 0.6, 0.2, 1))
-    assert join_looks(unsure, found(piece), MIDDLE, weight=1.0).class_K.tolist() == [2, 1]
+    assert join_zoomed(unsure, found(piece), MIDDLE, weight=1.0).class_K.tolist() == [2, 1]
     # The left edge of this part is the picture's: what touches it is whole.
     left = Region(0.0, 0.25, 0.5, 0.75)
-    assert len(join_looks(found(), found(at_inner_edge), left, weight=1.0).score_K) == 1
+    assert len(join_zoomed(found(), found(at_inner_edge), left, weight=1.0).score_K) == 1
 
 
 def test_the_inputs_stay_as_they_are() -> None:
     whole, near = found((0.5, 0.5, 0.1, 0.1, 0.3, 4)), found((0.5, 0.5, 0.2, 0.2, 0.8, 3))
     before = [whole.corners_K4.copy(), whole.score_K.copy(), near.corners_K4.copy()]
-    join_looks(whole, near, MIDDLE, weight=0.9)
+    join_zoomed(whole, near, MIDDLE, weight=0.9)
     for kept, now in zip(before, (whole.corners_K4, whole.score_K, near.corners_K4), strict=True):
         assert np.array_equal(kept, now)
 
 
-def test_a_small_track_is_not_missed_where_the_closer_look_did_not_go() -> None:
+def test_a_small_track_is_not_missed_where_the_zoom_did_not_go() -> None:
     """Seen in every third tick only, from its first tick on; it ends when that look misses it."""
     tracker = BoxTracker(new_track_score=0.75)
 
@@ -97,7 +97,7 @@ def test_a_small_track_is_not_missed_where_the_closer_look_did_not_go() -> None:
         region = region_of(tick, height=240, width=320)
         sees = is_there and region.holds(0.1, 0.5)
         near = found((0.2, 0.4, 0.1, 0.1, 0.9, 2)) if sees else found()
-        return len(tracker.step(join_looks(found(), near, region, weight=1.0)))
+        return len(tracker.step(join_zoomed(found(), near, region, weight=1.0)))
 
     assert [shown(tick, is_there=True) for tick in range(12)] == [1] * 12
     gone = [shown(tick, is_there=False) for tick in range(12, 24)]
@@ -106,18 +106,18 @@ def test_a_small_track_is_not_missed_where_the_closer_look_did_not_go() -> None:
 
 
 def test_a_large_track_is_missed_at_once() -> None:
-    """The closer look went elsewhere, but this one is seen where the whole picture is."""
+    """The zoom went elsewhere, but this one is seen where the whole picture is."""
     tracker = BoxTracker(new_track_score=0.75)
     away, nothing = region_of(2, height=240, width=320), found()
-    tracker.step(join_looks(found((0.2, 0.5, 0.3, 0.5, 0.9, 2)), nothing, away, weight=1.0))
-    assert tracker.step(join_looks(nothing, nothing, away, weight=1.0)) == []
+    tracker.step(join_zoomed(found((0.2, 0.5, 0.3, 0.5, 0.9, 2)), nothing, away, weight=1.0))
+    assert tracker.step(join_zoomed(nothing, nothing, away, weight=1.0)) == []
 
 
 @pytest.fixture(scope="module")
 def looking(tmp_path_factory: pytest.TempPathFactory) -> Perception:
-    """Random weights that report boxes, with the closer look."""
+    """Random weights that report boxes, with zoomed detection."""
     tiny = load_config("tiny").perception
-    sensitive = {"score_threshold": 0.0, "new_track_score": 0.0, "closer_look_weight": 1.0}
+    sensitive = {"score_threshold": 0.0, "new_track_score": 0.0, "zoom_weight": 1.0}
     config = tiny.model_copy(update={"detector": tiny.detector.model_copy(update=sensitive)})
     folder: Path = tmp_path_factory.mktemp("checkpoint")
     with torch.random.fork_rng():
@@ -149,7 +149,7 @@ def test_steps_give_what_a_whole_clip_gives_and_every_look_counts(
 
 def test_pictures_are_read_twice_as_wide_for_it() -> None:
     config = PerceptionConfig()
-    near = config.detector.model_copy(update={"closer_look_weight": 0.9})
+    near = config.detector.model_copy(update={"zoom_weight": 0.9})
     looking = config.model_copy(update={"detector": near})
     assert looking.max_image_width == 2 * config.detector.image_width
     assert config.max_image_width == config.detector.image_width
