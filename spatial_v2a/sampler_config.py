@@ -13,7 +13,7 @@ class SamplerConfig(StrictConfig):
     Attributes:
         kind: `diffusion` (a deterministic ODE solver) or `consistency` (few-step, after tuning).
         solver: of the diffusion kind. `heun` is more accurate in many evaluations, `euler` in few
-            (below about ten; docs/decisions.md has the measurement).
+            (below about ten; docs/notes/decisions.md has the measurement).
         nfe: evaluations of the head per latent when the caller names no other number.
         guidance: weight of everything seen when the caller names no other; 1 is plain sampling.
         guides_pan: whether `guidance` also moves the odd dimensions (the pan). A condition that

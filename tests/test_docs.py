@@ -14,10 +14,16 @@ import typer
 
 from spatial_v2a import Config
 from spatial_v2a.conditioning.video_write import write_video
+from tests.captures import RATE_HZ, decoded
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+README, CARD = ROOT / "README.md", ROOT / "spatial_v2a" / "bundled" / "stage" / "card.md"
+# Notes tell what once was: their links are checked, commands of the past may name what is gone.
+NOTES = sorted((ROOT / "docs" / "notes").glob("*.md"))
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SAMPLES = sorted((ROOT / "docs" / "samples").glob("*.md"))
+DOCUMENTS += SAMPLES
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
 INLINE = re.compile(r"`(spatial-v2a(?:-train)? [^`\n]+)`")
 SHELLS = {"", "sh", "bash", "console", "text"}
@@ -88,7 +94,7 @@ def test_named_make_targets_exist(document: Path) -> None:
         assert target in targets, f"{document.name} names `make {target}`"
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", [*DOCUMENTS, *NOTES], ids=lambda path: path.name)
 def test_linked_files_exist(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8")):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
@@ -98,7 +104,7 @@ def test_the_python_of_the_readme_runs(
     tmp_path: Path, tiny_config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Runs it as it stands, on a short video and a tiny checkpoint in a folder called stage."""
-    (body,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.M | re.S)
+    (body,) = re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.M | re.S)
     monkeypatch.chdir(tmp_path)
     write_tiny_checkpoint(tmp_path / "stage", tiny_config)
     write_video("play.mp4", np.zeros((4, 48, 64, 3), np.uint8), fps=30)
@@ -121,3 +127,52 @@ def test_the_checker_sees_a_wrong_flag() -> None:
         check(["spatial-v2a", "dub", "clip.mp4", "--colour", "red"])
     with pytest.raises(AssertionError, match="no command 'paint'"):
         check(["spatial-v2a", "paint"])
+
+
+def table_cells(text: str) -> list[list[str]]:
+    """Cells of all tables of a document, a list per row."""
+    rows = [line.strip("| ").split("|") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row] for row in rows if not set("".join(row)) <= set("-: ")]
+
+
+def scores(path: Path) -> dict[tuple[str, str], str]:
+    """Figures of the table of scores by row and column, without their intervals."""
+    rows, columns = {}, []
+    for name, *cells in table_cells(path.read_text("utf-8")):
+        if "azimuth error, deg" in cells:
+            columns = cells
+        elif len(cells) == len(columns):
+            rows |= {(name, column): cell.split(" [")[0] for column, cell in zip(columns, cells)}
+    return rows
+
+
+def test_the_figures_of_the_readme_are_those_of_the_card() -> None:
+    """Its table cell by cell, and every percentage, time and angle of its text."""
+    here, there = scores(README), scores(CARD)
+    assert len(here) >= 20, f"{len(here)} figures"
+    wrong = {key: (cell, there.get(key)) for key, cell in here.items() if cell != there.get(key)}
+    assert not wrong, f"README against card: {wrong}"
+    text = FENCE.sub("", README.read_text("utf-8"))
+    known = set(re.findall(r"\d+(?:\.\d+)?", CARD.read_text("utf-8")))
+    told = set(re.findall(r"(\d+(?:\.\d+)?) (?:%|ms|degrees)", text))
+    assert len(told) >= 10 and told <= known, f"the card does not know {sorted(told - known)}"
+
+
+def test_the_readme_is_short() -> None:
+    size = README.stat().st_size
+    assert 8_000 <= size <= 10_000, f"{size} bytes"
+    long = [
+        cell for row in table_cells(README.read_text("utf-8")) for cell in row if len(cell) > 119
+    ]
+    assert not long, f"cells of 120 characters and more: {long}"
+
+
+def test_the_sample_can_be_played_and_is_small() -> None:
+    """Its sound is as long as its picture and goes from one side to the other."""
+    (path,) = (ROOT / "docs" / "samples").glob("*.mp4")
+    assert path.stat().st_size < 400_000, f"{path.stat().st_size} bytes"
+    assert path.relative_to(ROOT).as_posix() in README.read_text("utf-8")
+    _, sound_LC = decoded(path)
+    assert abs(len(sound_LC) - 10 * RATE_HZ) <= 1024, f"{len(sound_LC)} samples"
+    left, right = (sound_LC[t * RATE_HZ : (t + 1) * RATE_HZ].std(0) for t in (3, 7))
+    assert left[0] > 2 * left[1] and right[1] > 2 * right[0], f"rms left, right: {left}, {right}"
