@@ -142,7 +142,8 @@ def scores(path: Path) -> dict[tuple[str, str], str]:
         if "azimuth error, deg" in cells:
             columns = cells
         elif len(cells) == len(columns):
-            rows |= {(name, column): cell.split(" [")[0] for column, cell in zip(columns, cells)}
+            pairs = zip(columns, cells, strict=True)
+            rows |= {(name, column): cell.split(" [")[0] for column, cell in pairs}
     return rows
 
 
