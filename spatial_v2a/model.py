@@ -161,7 +161,7 @@ class SpatialV2A(nn.Module):
         gain: float = 0.0,
         loudness: float | None = None,
         track: bool = False,
-        given: str | Path | None = None,
+        annotations: str | Path | None = None,
         mute: Sequence[int] = (),
         solo: Sequence[int] = (),
         move: Mapping[int, float] | None = None,
@@ -197,9 +197,9 @@ class SpatialV2A(nn.Module):
             original_gain, gain: gain of the original and of the generated sound, dB.
             loudness: programme loudness of the result, LUFS; None leaves it.
             track: whether the sound is a further track beside the others.
-            given: JSONL of boxes and depth used instead of detected ones.
-            mute, solo: ids of objects in `given`, to silence or to keep alone.
-            move: degrees by id that an object of `given` is shifted by, positive to the left.
+            annotations: JSONL of boxes and depth used instead of detected ones.
+            mute, solo: ids of objects in `annotations`, to silence or to keep alone.
+            move: degrees by id that an object of `annotations` is shifted by, positive to the left.
             stems: folder for one sound per object.
             takes: soundtracks with seeds one after another, ranked.
             redo: only this range is made again, from and to in seconds.
@@ -235,7 +235,7 @@ class SpatialV2A(nn.Module):
             gain=gain,
             loudness=loudness,
             track=track,
-            given=given,
+            annotations=annotations,
             mute=mute,
             solo=solo,
             move=move,

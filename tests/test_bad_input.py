@@ -189,10 +189,10 @@ def test_bad_given_geometry(tmp_path, clip, checkpoint, capsys, line: str, words
     """The bad line comes last: it must be found before the first tick all the same."""
     given = tmp_path / "given.jsonl"
     given.write_text('{"t": 0, "boxes": []}\n' * 3 + line + "\n")
-    arguments = ["dub", clip, "--checkpoint", checkpoint, "--given", given]
+    arguments = ["dub", clip, "--checkpoint", checkpoint, "--annotations", given]
     said = refused(arguments, tmp_path, capsys)
     assert words in said and "line 4" in said
-    refused(["dub", clip, "--given", tmp_path / "none.jsonl"], tmp_path, capsys)
+    refused(["dub", clip, "--annotations", tmp_path / "none.jsonl"], tmp_path, capsys)
 
 
 def test_bad_checkpoints(tmp_path: Path, clip: Path, checkpoint: Path, capsys) -> None:

@@ -19,7 +19,7 @@ from spatial_v2a.bounded import (
     read_json,
     read_text,
 )
-from spatial_v2a.conditioning.given_lines import read_lines
+from spatial_v2a.conditioning.annotations import read_lines
 from spatial_v2a.config import config_to_yaml, load_config, preset_names
 from spatial_v2a.errors import UserError
 from spatial_v2a.models.classifier import SoundClassifier, bundled_classifier_folder

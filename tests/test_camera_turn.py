@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from spatial_v2a import Config
+from spatial_v2a.conditioning.annotations import annotated_ticks
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.camera_turn import CameraTurn
-from spatial_v2a.conditioning.given import given_ticks
 from spatial_v2a.conditioning.persistence import TrackPersistence
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
@@ -115,7 +115,7 @@ def test_lines_of_given_boxes_may_turn(tmp_path: Path) -> None:
         seen = [{"t": n / 30, "boxes": [box(1, 0.45)]} for n in range(3)]
         gone = [{"t": (3 + 2 * n) / 30, "boxes": []} | line for n, line in enumerate(lines)]
         path = write_lines(tmp_path / "tracks.jsonl", [*seen, *gone])
-        ticks = list(given_ticks(path, PerceptionConfig()))
+        ticks = list(annotated_ticks(path, PerceptionConfig()))
         return [tick.boxes[0].cx for tick in ticks[3 : 3 + 2 * len(lines)]]
 
     turned = middles({"turn_deg": 10}, {"turn_deg": -4.0}, {})
@@ -153,7 +153,7 @@ def test_a_lost_object_follows_the_turn_and_its_tracks_say_so(
     seeing = perception(folder, tiny_config, OneObject(6))
     images = open_video(video).ticks(max_width=seeing.config.max_image_width)
     middles = []
-    for told, image in zip(given_ticks(out, seeing.config), images, strict=False):
+    for told, image in zip(annotated_ticks(out, seeing.config), images, strict=False):
         seen = seeing.step(image[None], fov_deg=90.0)
         middles.append(seeing.boxes_B[0][0].cx)
         for name in ("boxes_BTKF", "class_BTK", "box_mask_BTK", "depth_BTHW", "is_cut_BT"):

@@ -105,7 +105,7 @@ def test_given_geometry_changes_the_sound_and_may_end_early(tmp_path: Path, dubb
     given.write_text("\n".join(json.dumps(line) for line in lines))
     plain = dub_to_wav(dubber, clip)
     out = tmp_path / "given.wav"
-    (job,) = plan_jobs([clip], out=out, given=given, report=True)
+    (job,) = plan_jobs([clip], out=out, annotations=given, report=True)
     dubber.dub(job)
     assert not np.array_equal(plain, soundfile.read(out, dtype="float32")[0])
     assert job.report is not None and job.report.name == "given.pan.png"
@@ -129,7 +129,7 @@ def test_other_words_in_given_geometry_do_not_end_the_pan_picture(
     """Its true positions are optional, so whatever stands there is."""
     path = tmp_path / "given.jsonl"
     path.write_text('{"t": 0, "boxes": [], "sources": ' + sources + "}\n")
-    report = PanReport(tiny_config.perception, is_given=True, truth=path)
+    report = PanReport(tiny_config.perception, is_annotated=True, truth=path)
     report.draw(tmp_path / "pan.png", np.ones((3, 3)), title="clip")
     assert (tmp_path / "pan.png").read_bytes().startswith(b"\x89PNG")
 

@@ -74,7 +74,7 @@ def test_it_writes_what_the_command_writes(clip: Path, checkpoint: Path, model) 
 
 def test_objects_are_moved_and_a_range_is_made_again(clip: Path, model) -> None:
     given = given_file(clip.parent)
-    options = {"nfe": 1, "given": given, "overwrite": True, "watermark": False}
+    options = {"nfe": 1, "annotations": given, "overwrite": True, "watermark": False}
     still, moved = clip.with_name("still.wav"), clip.with_name("moved.wav")
     result = model.dub(clip, still, **options)
     assert result.objects.classes[0].class_name == "bell"
@@ -97,7 +97,7 @@ def test_objects_are_moved_and_a_range_is_made_again(clip: Path, model) -> None:
         ({"objects": "here"}, "objects here"),
         ({"fov_deg": 180.0}, "field of view 180"),
         ({"detector": "rtdetr"}, "from_pretrained"),
-        ({"mute": [1]}, "--given"),
+        ({"mute": [1]}, "--annotations"),
         ({"redo": (0.1, 0.4), "takes": 2}, "takes does not go with redo"),
         ({"previous": "x.mp4"}, "belongs to redo"),
     ],

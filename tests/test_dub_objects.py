@@ -109,7 +109,9 @@ def sounds(
     """The sound of every take; its 24 bits and nothing else are between it and the engine."""
     folder.mkdir(exist_ok=True)
     options = DubOptions(watermark=False, provenance=False, takes=takes)
-    (job,) = plan_jobs([clip], out=folder / "o.wav", overwrite=True, given=given, options=options)
+    (job,) = plan_jobs(
+        [clip], out=folder / "o.wav", overwrite=True, annotations=given, options=options
+    )
     return [soundfile.read(take.out, dtype="float32")[0] for take in dubber.dub(job).takes]
 
 

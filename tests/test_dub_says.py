@@ -75,7 +75,7 @@ def test_a_picture_of_nothing_is_said_with_remedies_that_work(
         assert dub(clip, checkpoint) == 0
     assert "objects in 0% of the picture's ticks: nothing it knows" in capsys.readouterr().out
     (warning,) = [text for text in caplog.messages if "next to nothing" in text]
-    assert "--given FILE" in warning and "bell" in warning
+    assert "--annotations FILE" in warning and "bell" in warning
     assert "--detector rtdetr" not in warning, "the tiny checkpoint has no such weights"
     # The remedy: boxes written into the file of `tracks`.
     assert run(["tracks", str(clip), "--checkpoint", str(checkpoint), "--no-picture"]) == 0
@@ -84,7 +84,7 @@ def test_a_picture_of_nothing_is_said_with_remedies_that_work(
     box = {"id": 1, "class": "bell", "x": 0.1, "y": 0.2, "w": 0.3, "h": 0.5}
     tracks.write_text("".join(json.dumps(line | {"boxes": [box]}) + "\n" for line in lines))
     caplog.clear()
-    assert dub(clip, checkpoint, "--given", tracks) == 0
+    assert dub(clip, checkpoint, "--annotations", tracks) == 0
     assert "objects in 100% of the picture's ticks: bell 0.4 s" in capsys.readouterr().out
     assert not any("next to nothing" in text for text in caplog.messages)
 
@@ -99,6 +99,7 @@ def test_other_detectors_are_named_where_their_weights_are(tmp_path: Path) -> No
 
 
 def test_dub_as_json(clip: Path, checkpoint: Path, capsys) -> None:
+    """By the older name of --annotations, which stays."""
     given = given_file(clip.parent)
     assert dub(clip, checkpoint, "--given", given, "--json") == 0
     said = json.loads(capsys.readouterr().out)
@@ -108,7 +109,7 @@ def test_dub_as_json(clip: Path, checkpoint: Path, capsys) -> None:
     (heard,) = row["objects"]["heard"]
     assert (heard["class"], heard["seconds"]) == ("bell", 0.2)
     assert Path(row["takes"][0]["out"]).is_file()
-    assert row["settings"]["nfe"] == 1 and row["settings"]["given"] == "given.jsonl"
+    assert row["settings"]["nfe"] == 1 and row["settings"]["annotations"] == "given.jsonl"
     assert row["tick_ms"]["p95"] > 0 and row["duration_s"] == 0.4
 
 

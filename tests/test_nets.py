@@ -126,7 +126,7 @@ def ways(folder: Path) -> dict[str, Callable[[], np.ndarray]]:
 
     made: dict[str, Callable[[], np.ndarray]] = {}
     for shown in SHOWN:
-        given = ("--given", folder / f"{shown}.jsonl")
+        given = ("--annotations", folder / f"{shown}.jsonl")
         made |= {
             f"dub {shown}": lambda shown=shown: dub(shown),
             f"dub given {shown}": lambda shown=shown, given=given: dub(shown, *given),

@@ -8,8 +8,8 @@ import torch
 from pydantic import ValidationError
 
 from spatial_v2a import Config
+from spatial_v2a.conditioning.annotations import annotated_ticks, overlay_annotations
 from spatial_v2a.conditioning.bundle import EXTRACT_BATCH
-from spatial_v2a.conditioning.given import given_ticks, overlay_given
 from spatial_v2a.conditioning.scene_cuts import SceneCuts
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.conditioning.video import open_video
@@ -146,7 +146,7 @@ def test_a_line_of_given_boxes_may_cut(tmp_path: Path) -> None:
     def ticks(**marks: object) -> list:
         lines = [{"t": n / 30, "boxes": [box(1)]} for n in range(5)]
         lines += [{"t": 5 / 30, "boxes": [], **marks}, {"t": 8 / 30, "boxes": []}]
-        return list(given_ticks(write_lines(tmp_path / "tracks.jsonl", lines), config))
+        return list(annotated_ticks(write_lines(tmp_path / "tracks.jsonl", lines), config))
 
     held = ticks()
     assert len(held) == 36 and not any(bool(tick.features.is_cut_BT) for tick in held)
@@ -155,8 +155,10 @@ def test_a_line_of_given_boxes_may_cut(tmp_path: Path) -> None:
     assert [bool(tick.features.is_cut_BT) for tick in cut] == [False] * 5 + [True] + [False] * 3
     seen = cut[5].features.without("boxes")
     for given, picture in ((cut[5], cut[4]), (cut[4], cut[5])):
-        assert bool(overlay_given(picture.features, given.features).is_cut_BT), "either is one"
-    assert not bool(overlay_given(seen, cut[4].features).box_mask_BTK.logical_not().all())
+        assert bool(overlay_annotations(picture.features, given.features).is_cut_BT), (
+            "either is one"
+        )
+    assert not bool(overlay_annotations(seen, cut[4].features).box_mask_BTK.logical_not().all())
     with pytest.raises(UserError, match=r"line 6: cut 'yes' is not true or false"):
         ticks(cut="yes")
 
@@ -164,7 +166,7 @@ def test_a_line_of_given_boxes_may_cut(tmp_path: Path) -> None:
 def test_a_cut_between_two_shown_lines_is_not_lost(tmp_path: Path) -> None:
     lines = [{"t": 0.0, "boxes": [box(1)]}, {"t": 0.04, "cut": True}, {"t": 0.05, "boxes": []}]
     path = write_lines(tmp_path / "tracks.jsonl", lines)
-    cuts = [bool(tick.features.is_cut_BT) for tick in given_ticks(path, PerceptionConfig())]
+    cuts = [bool(tick.features.is_cut_BT) for tick in annotated_ticks(path, PerceptionConfig())]
     assert cuts == [False, False, True]
 
 
@@ -178,7 +180,7 @@ def test_written_tracks_say_where_it_cuts(
     assert [line.get("cut") for line in read(out)] == [None] * 6 + [True] + [None] * 5
     seeing = perception(folder, tiny_config, OneObject(6))
     images = open_video(video).ticks(max_width=seeing.config.max_image_width)
-    for told, image in zip(given_ticks(out, seeing.config), images, strict=True):
+    for told, image in zip(annotated_ticks(out, seeing.config), images, strict=True):
         seen = seeing.step(image[None], fov_deg=90.0)
         for name in ("boxes_BTKF", "class_BTK", "box_mask_BTK", "depth_BTHW", "is_cut_BT"):
             assert torch.equal(vars(seen)[name], vars(told.features)[name]), name

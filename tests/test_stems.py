@@ -147,7 +147,7 @@ def test_the_command_writes_stems_that_sum_to_the_dub(
     folder = tmp_path / "stems"
     out = tmp_path / "out.wav"
     words = ["dub", str(clip), "-o", str(out), "--checkpoint", str(checkpoint), "--nfe", "1",
-             "--given", str(given), "--objects", objects, "--stems", str(folder)]  # fmt: skip
+             "--annotations", str(given), "--objects", objects, "--stems", str(folder)]  # fmt: skip
     assert run(words) == 0, capsys.readouterr().err
     said = capsys.readouterr().out
     listing = json.loads((folder / "stems.json").read_text())

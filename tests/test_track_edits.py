@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from spatial_v2a.conditioning.annotations import annotated_features, annotated_ticks, overlay_tick
 from spatial_v2a.conditioning.box_fields import Box
-from spatial_v2a.conditioning.given import given_features, given_ticks, overlay_tick
 from spatial_v2a.conditioning.track_edits import (
     FADE_MS,
     MarkedBox,
@@ -40,7 +40,7 @@ def test_mute_solo_and_move_of_a_whole_file(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "t.jsonl", lines)
 
     def places(**edits) -> list[float]:
-        (places,) = {tuple(cx_of(f)) for f in given_features(path, CONFIG, TrackEdits(**edits))}
+        (places,) = {tuple(cx_of(f)) for f in annotated_features(path, CONFIG, TrackEdits(**edits))}
         return list(places)
 
     assert places() == pytest.approx([0.15, 0.65])
@@ -59,7 +59,7 @@ def test_a_moved_box_keeps_the_nearness_of_its_old_place(tmp_path: Path) -> None
     grid[:, CONFIG.depth.grid[1] // 2 :] = 0.75
     line = {"t": 0, "fov_deg": 90, "boxes": [box(2, 0.7)], "depth": grid.tolist()}
     path = write_lines(tmp_path / "t.jsonl", [line])
-    (features,) = given_features(path, CONFIG, TrackEdits(move_deg=((2, 40.0),)))
+    (features,) = annotated_features(path, CONFIG, TrackEdits(move_deg=((2, 40.0),)))
     fields_F = features.boxes_BTKF[0, 0, 0]
     assert fields_F[FIELD["cx"]] < 0.4
     assert fields_F[FIELD["nearness"]] == 0.75
@@ -75,7 +75,7 @@ def test_marks_in_the_file_hold_to_the_next_box_of_the_object(tmp_path: Path) ->
     ]
     lines = [{"t": n / 30, "boxes": entries} for n, entries in enumerate(boxes)]
     path = write_lines(tmp_path / "t.jsonl", lines)
-    places = [cx_of(features) for features in given_features(path, CONFIG)]
+    places = [cx_of(features) for features in annotated_features(path, CONFIG)]
     # At tick 3 object 2 is held: it was seen three times. Object 1 is silenced, and never is.
     expected = [[0.15, 0.65], [0.65], [0.65], [0.65], [0.15, 0.65]]
     for tick, (found, wanted) in enumerate(zip(places, expected, strict=True)):
@@ -93,7 +93,7 @@ def test_a_muted_object_is_taken_out_of_patches_and_depth(tmp_path: Path) -> Non
     seen.depth_BTHW += torch.linspace(0, 1, CONFIG.depth.grid[1])
 
     def changed(**edits) -> tuple[set[int], set[int]]:
-        (tick,) = given_ticks(path, CONFIG, TrackEdits(**edits))
+        (tick,) = annotated_ticks(path, CONFIG, TrackEdits(**edits))
         shown = overlay_tick(seen, tick, CONFIG)
         patches_N = (shown.dino_BTND != seen.dino_BTND)[0, 0].any(-1)
         columns_W = (shown.depth_BTHW != seen.depth_BTHW)[0, 0].any(0)
@@ -110,7 +110,7 @@ def test_a_muted_object_is_taken_out_of_patches_and_depth(tmp_path: Path) -> Non
 
 def held_ticks(path: Path, **edits) -> list[list[int]]:
     """Ids of the held boxes of every tick."""
-    ticks = given_ticks(path, CONFIG, TrackEdits(**edits))
+    ticks = annotated_ticks(path, CONFIG, TrackEdits(**edits))
     return [[box.track_id for box in tick.boxes if box.is_persisted] for tick in ticks]
 
 
@@ -140,7 +140,7 @@ def test_what_edits_silence_is_not_held(tmp_path: Path) -> None:
 def test_a_moved_object_is_held_where_it_was_moved_to(tmp_path: Path) -> None:
     lines = [{"t": n / 30, "fov_deg": 90, "boxes": [box(1, 0.4)] * (n < 5)} for n in range(6)]
     path = write_lines(tmp_path / "t.jsonl", lines)
-    ticks = list(given_ticks(path, CONFIG, TrackEdits(move_deg=((1, 20.0),))))
+    ticks = list(annotated_ticks(path, CONFIG, TrackEdits(move_deg=((1, 20.0),))))
     (seen,), (held,) = ticks[4].boxes, ticks[5].boxes
     assert held.is_persisted and held.cx == seen.cx < 0.3
 
@@ -150,7 +150,7 @@ def test_a_held_object_does_not_keep_a_silenced_one_in_the_picture(tmp_path: Pat
     at = [[box(1)], [box(1)], [box(1)], [box(2, **{"class": "dog"})]]
     lines = [{"t": n / 30, "boxes": entries} for n, entries in enumerate(at)]
     path = write_lines(tmp_path / "t.jsonl", lines)
-    tick = list(given_ticks(path, CONFIG, TrackEdits(mute=(2,))))[3]
+    tick = list(annotated_ticks(path, CONFIG, TrackEdits(mute=(2,))))[3]
     assert [(one.track_id, one.is_persisted) for one in tick.boxes] == [(1, True)]
     seen = empty_tick()
     seen.depth_BTHW += torch.linspace(0, 1, CONFIG.depth.grid[1])
@@ -159,7 +159,7 @@ def test_a_held_object_does_not_keep_a_silenced_one_in_the_picture(tmp_path: Pat
 
 
 def muted_ticks(path: Path, **edits) -> str:
-    ticks = given_ticks(path, CONFIG, TrackEdits(**edits))
+    ticks = annotated_ticks(path, CONFIG, TrackEdits(**edits))
     return "".join("m" if tick.is_muted else "." for tick in ticks)
 
 
@@ -236,7 +236,7 @@ def test_an_object_that_is_not_there_is_named_with_those_that_are(tmp_path: Path
     path = write_lines(tmp_path / "t.jsonl", lines)
     for edits in ({"mute": (7,)}, {"solo": (7,)}, {"move_deg": ((7, 5.0),)}):
         with pytest.raises(UserError, match=r"no object 7; .* 1, 12"):
-            next(given_ticks(path, CONFIG, TrackEdits(**edits)))
+            next(annotated_ticks(path, CONFIG, TrackEdits(**edits)))
     empty = write_lines(tmp_path / "e.jsonl", [{"t": 0, "boxes": []}])
     with pytest.raises(UserError, match="ids: none"):
-        next(given_ticks(empty, CONFIG, TrackEdits(mute=(7,))))
+        next(annotated_ticks(empty, CONFIG, TrackEdits(mute=(7,))))

@@ -14,9 +14,9 @@ import typer
 from typer.testing import CliRunner
 
 from spatial_v2a import Config
+from spatial_v2a.conditioning.annotations import annotated_features
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detections import Detections
-from spatial_v2a.conditioning.given import given_features
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
@@ -129,7 +129,7 @@ def compare(perception: Perception, clip: Path, tracks: Path) -> str:
     """
     config, found = perception.config, ""
     perception.init_state(1)
-    given = list(given_features(tracks, config))
+    given = list(annotated_features(tracks, config))
     images = list(open_video(clip).ticks(max_width=config.max_image_width))
     assert len(read(tracks)) == len(images) <= len(given)
     for tick, (image_HWC, told) in enumerate(zip(images, given, strict=False)):
@@ -214,7 +214,7 @@ def test_an_unedited_file_gives_the_same_samples(
 
     def sound(given: Path | None) -> np.ndarray:
         out = tmp_path / "out.wav"
-        (job,) = plan_jobs([clip], out=out, given=given, overwrite=True)
+        (job,) = plan_jobs([clip], out=out, annotations=given, overwrite=True)
         dubber.dub(job)
         return soundfile.read(out, dtype="float32")[0]
 

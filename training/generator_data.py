@@ -20,7 +20,7 @@ from torch import Tensor
 
 from spatial_v2a.archives import read_arrays
 from spatial_v2a.clip import Clip
-from spatial_v2a.conditioning.given import clip_features, clip_slides
+from spatial_v2a.conditioning.annotations import clip_features, clip_slides
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures, mirror_features

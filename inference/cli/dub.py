@@ -119,16 +119,20 @@ def dub(
         HeardObjects | None,
         typer.Option(help=OBJECTS_HELP, show_default="apart", rich_help_panel=OBJECTS),
     ] = None,
-    given: Annotated[
+    annotations: Annotated[
         Path | None,
         typer.Option(
+            "--annotations",
+            "--given",
             help="JSONL of boxes and depth used instead of detected ones.",
             rich_help_panel=OBJECTS,
         ),
     ] = None,
     mute: Annotated[
         list[int] | None,
-        typer.Option(help="Object of --given to silence; repeatable.", rich_help_panel=OBJECTS),
+        typer.Option(
+            help="Object of --annotations to silence; repeatable.", rich_help_panel=OBJECTS
+        ),
     ] = None,
     solo: Annotated[
         list[int] | None,
@@ -248,17 +252,19 @@ def dub(
         raise UserError(f"--previous {previous} belongs to --redo; name the range to make anew")
     found = find_videos(videos)
     if len(found) > 1 or videos[0].is_dir():
-        _refuse_for_many(found, given=given, edits=edits, stems=stems, redo=redo)
+        _refuse_for_many(found, annotations=annotations, edits=edits, stems=stems, redo=redo)
         dub_many(found, recipe, num_jobs=jobs, skips=skip_existing, as_json=as_json)
         return
     if redo is not None:
-        _refuse_with_redo(given=given, edits=edits, stems=stems, report=report, takes=takes)
+        _refuse_with_redo(
+            annotations=annotations, edits=edits, stems=stems, report=report, takes=takes
+        )
         _redo(found[0], recipe, redo, previous, as_json=as_json)
         return
     if skip_existing and is_there(found[0], recipe, as_json=as_json):
         return
     (job,) = plan_jobs(
-        found, out=out, overwrite=overwrite, report=report, given=given, edits=edits,
+        found, out=out, overwrite=overwrite, report=report, annotations=annotations, edits=edits,
         options=recipe.options, seed=seed, stems=stems, command=recipe.command,
     )  # fmt: skip
     say_loading(checkpoint)

@@ -53,7 +53,7 @@ def tracks(
         bool, typer.Option("--picture/--no-picture", help="Also draw NAME.tracks.png.")
     ] = True,
 ) -> None:
-    """Writes the objects that VIDEO shows, to edit and to dub with `dub --given`."""
+    """Writes the objects that VIDEO shows, to edit and to dub with `dub --annotations`."""
     say_loading(checkpoint)
     from spatial_v2a.concepts import parse_sounds
     from spatial_v2a.conditioning.vocabulary import AUTO

@@ -39,7 +39,7 @@ def dub_video(
     gain: float,
     loudness: float | None,
     track: bool,
-    given: str | Path | None,
+    annotations: str | Path | None,
     mute: Sequence[int],
     solo: Sequence[int],
     move: Mapping[int, float] | None,
@@ -76,7 +76,9 @@ def dub_video(
     shifts = tuple((move or {}).items())
     edits = TrackEdits(as_tuple(mute, name="mute"), as_tuple(solo, name="solo"), shifts)
     if redo is not None:
-        _refuse_with_redo(given=given, stems=stems, edits=edits.ids, report=report, takes=takes > 1)
+        _refuse_with_redo(
+            annotations=annotations, stems=stems, edits=edits.ids, report=report, takes=takes > 1
+        )
     elif previous is not None:
         raise UserError(f"previous={str(previous)!r} belongs to redo; name the range to make again")
     sounds = None if sound is None else parse_sounds(sound)
@@ -111,7 +113,7 @@ def dub_video(
         out=out,
         overwrite=overwrite,
         report=report,
-        given=None if given is None else Path(given),
+        annotations=None if annotations is None else Path(annotations),
         edits=edits if edits.ids else None,
         options=options,
         seed=seed,

@@ -26,13 +26,13 @@ from pydantic import JsonValue
 from spatial_v2a.audio.stereo import StereoSummary
 from spatial_v2a.concepts import Concept
 from spatial_v2a.conditioning import compile_cache
+from spatial_v2a.conditioning.annotations import AnnotatedTick, annotated_ticks, overlay_tick
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detector_choice import GENERAL, STAGE, Perceptions
-from spatial_v2a.conditioning.given import GivenTick, given_ticks, overlay_tick
 from spatial_v2a.conditioning.openvino_graph import has_openvino
 from spatial_v2a.conditioning.published_weights import weights_path
-from spatial_v2a.conditioning.track_edits import MuteGate, TrackEdits
+from spatial_v2a.conditioning.track_edits import MuteGate
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
@@ -211,9 +211,9 @@ class Dubber:
         return self.perceptions.default
 
     def check(self, job: DubJob) -> None:
-        """Reads the given geometry of a job to its end, so that a bad line stops nothing later."""
-        if job.given is not None:
-            for _ in given_ticks(job.given, self.model.config.perception, job.edits):
+        """Reads the annotations of a job to its end, so that a bad line stops nothing later."""
+        if job.annotations is not None:
+            for _ in annotated_ticks(job.annotations, self.model.config.perception, job.edits):
                 pass
 
     def dub(self, job: DubJob, *, on_tick: Callable[[int], None] | None = None) -> DubResult:
@@ -294,7 +294,9 @@ class Dubber:
         # Of the mix, nothing at all is what it says of a loudness that is not asked for.
         mix = job.options.mix.model_dump(mode="json", exclude_none=True)
         edits = {} if job.edits is None else asdict(job.edits)
-        given = {} if job.given is None else {"given": job.given.name} | edits
+        annotations = (
+            {} if job.annotations is None else {"annotations": job.annotations.name} | edits
+        )
         return (
             used_settings(self.model, self.settings)
             | {
@@ -302,7 +304,7 @@ class Dubber:
                 "objects": "apart" if self._is_apart else "together",
                 "fov_deg": self.fov_deg,
             }
-            | given
+            | annotations
             | mix
             | {"track": job.options.track}
         )
@@ -317,15 +319,15 @@ class Dubber:
         if not objects.is_next_to_nothing or "boxes" in self.settings.without:
             return ""
         name = job.source.path.name
-        if job.given is not None:
+        if job.annotations is not None:
             return (
-                f"{name}: {job.given} has next to no box in the time of the picture, so the sound"
-                " has nothing to follow; check its times and boxes"
+                f"{name}: {job.annotations} has next to no box in the time of the picture, so"
+                " the sound has nothing to follow; check its times and boxes"
             )
         word = str(job.source.path)
         word = shlex.quote(f"./{word}" if word.startswith("-") else word)
         remedies = [*self._other_detectors(job), f"boxes of your own: spatial-v2a tracks {word},"
-                    " write them into its file, then dub with --given FILE"]  # fmt: skip
+                    " write them into its file, then dub with --annotations FILE"]  # fmt: skip
         return (
             f"{name}: next to nothing was seen that has a sound, so there is nothing to follow;"
             f" try {', or '.join(remedies)}. There are sounds for: {', '.join(self._class_names)}"
@@ -449,11 +451,14 @@ class Dubber:
         self, perception: Perception, job: DubJob, ticks: range
     ) -> Generator[SeenTick, None, None]:
         """Ticks as they are seen; decoding does not count among their seconds."""
-        given = None if job.given is None else _hold_last(self._given(job.given, job.edits))
+        annotations = None
+        if job.annotations is not None:
+            settings = self.model.config.perception
+            annotations = _hold_last(annotated_ticks(job.annotations, settings, job.edits))
         for number, image_HWC in enumerate(job.source.ticks(max_width=perception.max_image_width)):
             if number >= ticks.stop:
                 return
-            told = None if given is None else next(given)
+            told = None if annotations is None else next(annotations)
             if number < ticks.start:
                 continue
             begin = time.perf_counter()
@@ -465,9 +470,6 @@ class Dubber:
                 boxes, fov_deg, is_muted = told.boxes, told.fov_deg, told.is_muted
             seconds = time.perf_counter() - begin
             yield SeenTick(image_HWC, features, boxes, fov_deg, is_muted, seconds)
-
-    def _given(self, path: Path, edits: TrackEdits | None) -> Iterator[GivenTick]:
-        return given_ticks(path, self.model.config.perception, edits)
 
 
 @contextmanager
@@ -494,7 +496,7 @@ def resolve_device(name: str) -> str:
     return name
 
 
-def _hold_last(items: Iterator[GivenTick]) -> Iterator[GivenTick]:
+def _hold_last(items: Iterator[AnnotatedTick]) -> Iterator[AnnotatedTick]:
     for item in items:
         yield item
     while True:

@@ -68,7 +68,7 @@ class DubJob:
         options: mix, marks and so on.
         track: the original sound that is mixed in, or None.
         sound: where the new sound lies in a video file, and beside what.
-        given: JSONL of given geometry, or None.
+        annotations: JSONL of boxes and depth, or None.
         edits: changes to the objects in it, or None.
         ranking: where the ranking of several takes goes (JSON; .md and .png beside it), or None.
         stems: folder for one sound per object, or None.
@@ -83,7 +83,7 @@ class DubJob:
     options: DubOptions = DubOptions()
     track: OriginalTrack | None = None
     sound: SoundPlan = SoundPlan()
-    given: Path | None = None
+    annotations: Path | None = None
     edits: "TrackEdits | None" = None
     ranking: Path | None = None
     stems: Path | None = None
@@ -119,7 +119,7 @@ def plan_jobs(
     out: Path | None = None,
     overwrite: bool = False,
     report: bool = False,
-    given: Path | None = None,
+    annotations: Path | None = None,
     edits: "TrackEdits | None" = None,
     options: DubOptions | None = None,
     seed: int = 0,
@@ -133,8 +133,8 @@ def plan_jobs(
         out: output file for one video, or an existing folder; None writes beside each video.
         overwrite: whether outputs that exist are replaced.
         report: whether each output gets a pan picture beside it.
-        given: JSONL of given geometry, for one video only.
-        edits: changes to the objects in `given`.
+        annotations: JSONL of boxes and depth, for one video only.
+        edits: changes to the objects in `annotations`.
         options: mix, takes and so on.
         seed: of the first take; it names the files of several takes.
         stems: folder for one sound per object.
@@ -146,14 +146,18 @@ def plan_jobs(
     videos = list(as_tuple(videos, name="videos"))
     if not videos:
         raise UserError("no video given; name at least one file")
-    if len(videos) > 1 and given is not None:
-        raise UserError(f"--given {given} fits one video only; dub the {len(videos)} one by one")
+    if len(videos) > 1 and annotations is not None:
+        raise UserError(
+            f"--annotations {annotations} fits one video only; dub the {len(videos)} one by one"
+        )
     if len(videos) > 1 and stems is not None:
         raise UserError(f"--stems {stems} fits one video only; dub the {len(videos)} one by one")
-    if given is not None and not given.is_file():
-        raise UserError(f"no such file: {given}; check the path behind --given")
-    if given is None and edits is not None:
-        raise UserError("--mute, --solo and --move change a file of tracks; name it with --given")
+    if annotations is not None and not annotations.is_file():
+        raise UserError(f"no such file: {annotations}; check the path behind --annotations")
+    if annotations is None and edits is not None:
+        raise UserError(
+            "--mute, --solo and --move change a file of tracks; name it with --annotations"
+        )
     options = options or DubOptions()
     if stems is not None and options.takes > 1:
         raise UserError(f"--stems {stems} fits one take only; leave --takes {options.takes} out")
@@ -161,7 +165,7 @@ def plan_jobs(
         check_apart(videos, out=out, options=options, seed=seed, report=report)
     return [
         replace(
-            _plan(video, out, overwrite, report, given, edits, options, seed, stems),
+            _plan(video, out, overwrite, report, annotations, edits, options, seed, stems),
             command=command,
         )
         for video in videos
@@ -241,7 +245,7 @@ def _plan(
     out: Path | None,
     overwrite: bool,
     report: bool,
-    given: Path | None,
+    annotations: Path | None,
     edits: "TrackEdits | None",
     options: DubOptions,
     seed: int,
@@ -259,11 +263,11 @@ def _plan(
         options=options,
         track=track,
         sound=sound,
-        given=given,
+        annotations=annotations,
         edits=edits,
         ranking=ranking,
         stems=stems,
-        truth=given,
+        truth=annotations,
         overwrite=overwrite,
     )
     for path in output_paths(target, options, seed=seed, report=report):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from spatial_v2a.audio.panning import law_azimuth_deg
 from spatial_v2a.audio.stereo import level_dbfs, mid_side_dbfs, pan_curve, summarize
-from spatial_v2a.conditioning.given_lines import read_lines
+from spatial_v2a.conditioning.annotations import read_lines
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.perception_config import PerceptionConfig
@@ -29,17 +29,17 @@ class PanReport:
     """Collects the boxes of a dub tick by tick (32 bytes each) and draws them at the end."""
 
     def __init__(
-        self, config: PerceptionConfig, *, is_given: bool = False, truth: Path | None = None
+        self, config: PerceptionConfig, *, is_annotated: bool = False, truth: Path | None = None
     ) -> None:
         """Prepares an empty report.
 
         Args:
             config: whose class names the boxes use.
-            is_given: whether the boxes are given rather than detected, for the legend.
+            is_annotated: whether the boxes are annotated rather than detected, for the legend.
             truth: JSONL whose `sources` are the true positions; its boxes are not.
         """
         self._names = vocabulary_names(config.boxes.vocabulary)
-        self._is_given = is_given
+        self._is_annotated = is_annotated
         self._truth = _true_bearings(truth) if truth else {}
         self._boxes = array("d")
         self._tick = 0
@@ -94,7 +94,7 @@ class PanReport:
     def _draw_sources(self, axes: Axes) -> None:
         boxes = np.array(self._boxes).reshape(-1, 4)
         colours = matplotlib.color_sequences["tab10"]
-        kind = "given" if self._is_given else "detected"
+        kind = "annotated" if self._is_annotated else "detected"
         for index, class_index in enumerate(np.unique(boxes[:, 3]).astype(int)):
             chosen = boxes[boxes[:, 3] == class_index]
             axes.scatter(

@@ -89,7 +89,7 @@ class TakeNotes:
             # Drawing needs matplotlib, which takes a second to load.
             from spatial_v2a.inference.dub.pan_report import PanReport
 
-            self.pan = PanReport(config, is_given=job.given is not None, truth=job.truth)
+            self.pan = PanReport(config, is_annotated=job.annotations is not None, truth=job.truth)
 
     def add(self, image_HWC: np.ndarray, features: FrameFeatures, heard: list[np.ndarray]) -> None:
         """Notes a tick: the picture, what was seen in it, and the sound [L, 2] of every take."""

@@ -1,4 +1,4 @@
-"""Writes the tracked objects of a video as JSONL, a line per tick, for `dub --given` to read back.
+"""Writes the tracked objects of a video as JSONL, a line per tick, as `dub --annotations` reads it.
 
 Every number is written with all its digits: an unedited file gives the sound of a dub without it.
 Legend: K boxes, H W rows and columns of the depth grid.

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 
 from spatial_v2a.clip import Clip
+from spatial_v2a.conditioning.annotations import clip_ticks, overlay_annotations
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
-from spatial_v2a.conditioning.given import clip_ticks, overlay_given
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads
@@ -66,8 +66,8 @@ def detect(system: System, clip: Clip, *, mirrored: bool = False) -> list[Tick]:
 def give_geometry(detected: list[Tick], clip: Clip, system: System) -> Iterator[Tick]:
     """Replaces the detected boxes and depth by the engine's own; the picture features stay."""
     given = clip_ticks(clip, system.model.config.perception)
-    for (features, _), (given_features, boxes) in zip(detected, given, strict=True):
-        yield overlay_given(features, given_features), boxes
+    for (features, _), (annotated_features, boxes) in zip(detected, given, strict=True):
+        yield overlay_annotations(features, annotated_features), boxes
 
 
 @torch.inference_mode()

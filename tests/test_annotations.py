@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder
-from spatial_v2a.conditioning.given import (
+from spatial_v2a.conditioning.annotations import (
+    annotated_features,
+    annotated_ticks,
     clip_features,
     clip_ticks,
-    given_features,
-    given_ticks,
-    overlay_given,
+    overlay_annotations,
 )
+from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS
 from spatial_v2a.geometry import (
@@ -87,7 +87,7 @@ def test_the_largest_boxes_fill_the_slots() -> None:
 
 def test_jsonl_holds_the_newest_line_and_never_shows_the_future(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "g.jsonl", [box_line(0.0, 0.1), box_line(0.09, 0.6)])
-    features = list(given_features(path, CONFIG))
+    features = list(annotated_features(path, CONFIG))
     cx = [float(f.boxes_BTKF[0, 0, 0, 0]) for f in features]
     assert cx == pytest.approx([0.15, 0.15, 0.15, 0.65])
     assert all(bool(f.has_boxes_BT) and not bool(f.has_depth_BT) for f in features)
@@ -97,12 +97,12 @@ def test_a_file_ends_where_nothing_is_held_any_more(tmp_path: Path) -> None:
     """Whoever needs more ticks repeats the last one: what it shows would be held for ever."""
     gone = {"t": 0.2, "boxes": []}
     path = write_lines(tmp_path / "g.jsonl", [box_line(0.0, 0.02), gone])
-    held = [[box.is_persisted for box in tick.boxes] for tick in given_ticks(path, CONFIG)]
+    held = [[box.is_persisted for box in tick.boxes] for tick in annotated_ticks(path, CONFIG)]
     assert held == [[False]] * 6 + [[True]] * 30 + [[]]
     without = CONFIG.model_copy(update={"persistence_s": 0.0})
-    assert [len(tick.boxes) for tick in given_ticks(path, without)] == [1] * 6 + [0]
+    assert [len(tick.boxes) for tick in annotated_ticks(path, without)] == [1] * 6 + [0]
     there = write_lines(tmp_path / "there.jsonl", [box_line(0.0, 0.1), box_line(0.2, 0.1)])
-    assert len(list(given_ticks(there, CONFIG))) == 7
+    assert len(list(annotated_ticks(there, CONFIG))) == 7
 
 
 def test_ticks_of_a_clip_are_its_features_one_by_one_with_their_boxes() -> None:
@@ -132,9 +132,9 @@ def test_ticks_of_a_clip_are_its_features_one_by_one_with_their_boxes() -> None:
 
 def test_jsonl_depth_and_overlay(tmp_path: Path) -> None:
     line = box_line(0.0, 0.1) | {"depth": np.full(CONFIG.depth.grid, 0.25).tolist()}
-    (given,) = given_features(write_lines(tmp_path / "g.jsonl", [line]), CONFIG)
+    (given,) = annotated_features(write_lines(tmp_path / "g.jsonl", [line]), CONFIG)
     blank = given.map(torch.zeros_like)
-    merged = overlay_given(blank, given)
+    merged = overlay_annotations(blank, given)
     assert float(merged.depth_BTHW.mean()) == 0.25
     assert bool(merged.has_depth_BT) and bool(merged.has_boxes_BT)
     assert not bool(merged.has_dino_BT)
@@ -153,16 +153,16 @@ def test_jsonl_depth_and_overlay(tmp_path: Path) -> None:
 def test_a_bad_line_is_named(tmp_path: Path, line: dict, message: str) -> None:
     path = write_lines(tmp_path / "g.jsonl", [line])
     with pytest.raises(UserError, match=message) as error:
-        list(given_features(path, CONFIG))
+        list(annotated_features(path, CONFIG))
     assert "line 1" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_jsonl_that_goes_back_in_time_or_is_missing(tmp_path: Path) -> None:
     path = write_lines(tmp_path / "g.jsonl", [box_line(1.0, 0.1), box_line(0.5, 0.1)])
     with pytest.raises(UserError, match="goes back"):
-        list(given_features(path, CONFIG))
+        list(annotated_features(path, CONFIG))
     with pytest.raises(UserError, match="cannot read"):
-        list(given_features(tmp_path / "none.jsonl", CONFIG))
+        list(annotated_features(tmp_path / "none.jsonl", CONFIG))
 
 
 def bad_box(**more) -> dict:
@@ -206,7 +206,7 @@ def test_a_wrong_type_or_number_is_named(tmp_path: Path, line, message: str) -> 
     path = tmp_path / "g.jsonl"
     path.write_text("\n" + json.dumps(line) + "\n")
     with pytest.raises(UserError, match=message) as error:
-        list(given_features(path, CONFIG))
+        list(annotated_features(path, CONFIG))
     assert "line 2" in str(error.value) and "\n" not in str(error.value)
 
 
@@ -226,14 +226,14 @@ def test_a_file_that_is_no_jsonl(tmp_path: Path, content: bytes, message: str) -
     path = tmp_path / "g.jsonl"
     path.write_bytes(content)
     with pytest.raises(UserError, match=message):
-        list(given_features(path, CONFIG))
+        list(annotated_features(path, CONFIG))
 
 
 def test_byte_order_mark_null_and_whole_float_ids_are_read(tmp_path: Path) -> None:
     line = box_line(0.0, 0.1, id=1.0) | {"fov_deg": None, "depth": None}
     path = tmp_path / "g.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(line).encode() + b'\n{"t": 0.1, "boxes": null}\n')
-    features = list(given_features(path, CONFIG))
+    features = list(annotated_features(path, CONFIG))
     # Seen for three ticks, then held for a second, though the file has no more lines.
     assert [int(f.box_mask_BTK.sum()) for f in features] == [1] * 33 + [0]
     bearing = azimuth_rad(0.15, CONFIG.default_fov_deg)
