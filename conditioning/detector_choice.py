@@ -52,6 +52,7 @@ class Perceptions:
         streams: which of dino, depth and boxes to load.
         device: where the encoders run.
         detector_weights: the user's own, for the checkpoint's own detector.
+        is_live: a general detector takes a smaller picture, to keep up with a camera.
 
     Raises:
         UserError: an unknown detector, or one whose weights are not on this machine.
@@ -64,6 +65,7 @@ class Perceptions:
     streams: tuple[str, ...] = STREAMS
     device: torch.device | str = "cpu"
     detector_weights: Path | None = None
+    is_live: bool = False
     _loaded: dict[str, Perception] = field(default_factory=dict)
     _choices: dict[VideoSource, str] = field(default_factory=dict)
 
@@ -89,7 +91,7 @@ class Perceptions:
             # The hub's library takes half a second to import.
             from spatial_v2a.conditioning.general_detectors import load_detector
 
-            general = None if name == STAGE else load_detector(name)
+            general = None if name == STAGE else load_detector(name, is_live=self.is_live)
             if general is not None:
                 update = {"every_ticks": LOOK_EVERY_TICKS}
                 general.settings = general.settings.model_copy(update=update)
@@ -109,25 +111,37 @@ class Perceptions:
         """Perception where no video decides: `auto` takes the checkpoint's own detector."""
         return self.named(STAGE if self.detector == AUTO else self.detector)
 
-    def of(self, source: VideoSource) -> Perception:
-        """The perception of a video; `auto` says what it chose."""
+    def of(self, source: VideoSource | None) -> Perception:
+        """The perception of a video; `auto` says what it chose.
+
+        Pictures that are no file (None) are of the world: there `auto` takes the general detector
+        where its weights are on this machine.
+        """
         return self.named(self._choice(source))
 
-    def name_of(self, source: VideoSource) -> str:
+    def name_of(self, source: VideoSource | None) -> str:
         """The name of the detector that looks at a video: yolo or rtdetr for a checkpoint's own."""
         name = self._choice(source)
         return self.config.boxes_from if name == STAGE else name
 
-    def _choice(self, source: VideoSource) -> str:
+    def _choice(self, source: VideoSource | None) -> str:
         if self.detector != AUTO:
             return self.detector
+        if source is None:
+            is_general = self._knows_sounds and weights_path(GENERAL).is_file()
+            return GENERAL if is_general else STAGE
         if source not in self._choices:
             # One video at a time: what was chosen for others is not asked for again.
             self._choices = {source: self._chosen(source)}
         return self._choices[source]
 
+    @property
+    def _knows_sounds(self) -> bool:
+        """Whether the generator knows the sounding classes, so that another detector fits it."""
+        return "boxes" in self.streams and self.config.boxes.vocabulary == "stage"
+
     def _chosen(self, source: VideoSource) -> str:
-        if "boxes" not in self.streams or self.config.boxes.vocabulary != "stage":
+        if not self._knows_sounds:
             return STAGE
         own = self.named(STAGE)
         pictures = list(spread_pictures(source, max_width=own.max_image_width))

@@ -62,7 +62,9 @@ class FrameStreamFactory(Protocol):
         spatial_guidance: float,
         without: tuple[str, ...],
         fov_deg: float | None,
-        weights: Literal["float32", "int8"],
+        weights: Literal["float32", "int8", "bfloat16"],
+        objects: Literal["apart", "together"],
+        detector: str,
     ) -> FrameStream: ...
 
 

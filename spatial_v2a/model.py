@@ -109,6 +109,8 @@ class SpatialV2A(nn.Module):
         without: tuple[str, ...] = (),
         fov_deg: float | None = None,
         weights: Literal["float32", "int8", "bfloat16"] = "float32",
+        objects: Literal["apart", "together"] = "apart",
+        detector: str = "stage",
     ) -> FrameStream:
         """Opens a stream: `with model.stream() as s: audio = s.push(frame)`, 30 times a second.
 
@@ -122,6 +124,9 @@ class SpatialV2A(nn.Module):
                 checkpoint's own.
             weights: "int8" is faster on a CPU with OpenVINO, near the
                 samples of "float32"; it is what `spatial-v2a live` runs. "bfloat16" is for a GPU.
+            objects: several objects in view heard each by a stream of its own, or all "together".
+            detector: "stage" is the model's own, "auto" a general one where its weights are on
+                this machine, or a name that `spatial-v2a detectors` lists.
 
         Returns:
             A stream that takes uint8 RGB frames [H, W, 3] and gives float32 sound [1600, 2].
@@ -139,6 +144,8 @@ class SpatialV2A(nn.Module):
             without=without,
             fov_deg=fov_deg,
             weights=weights,
+            objects=objects,
+            detector=detector,
         )
 
     def dub(

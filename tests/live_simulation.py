@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from types import SimpleNamespace
 
 import numpy as np
 
@@ -137,19 +138,19 @@ class ToneStream:
     num_heard: int = 0
     images: list[np.ndarray] = field(default_factory=list)
 
-    def perceive(self, image_HWC: np.ndarray) -> int:
+    def look(self, image_HWC: np.ndarray) -> int:
         self.clock.sleep(self.perceive_s(self.num_seen))
         self.images.append(image_HWC)
         self.num_seen += 1
         return self.num_seen
 
-    def hear(self, features: int) -> np.ndarray:
+    def hear(self, number: int) -> SimpleNamespace:
         self.clock.sleep(self.hear_s(self.num_heard))
         length = TIMING.samples_per_tick
         times_L = (np.arange(length) + self.num_heard * length) / TIMING.sample_rate_hz
         self.num_heard += 1
         tone_L = TONE_LEVEL * np.sin(2 * np.pi * TONE_HZ * times_L + 1.0)
-        return np.stack([tone_L, -tone_L], axis=1).astype(np.float32)
+        return SimpleNamespace(audio_LC=np.stack([tone_L, -tone_L], axis=1).astype(np.float32))
 
 
 class ListSink:

@@ -8,6 +8,7 @@ import torch
 from spatial_v2a import Config
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detections import Detections
+from spatial_v2a.inference.engine.pipeline import Pipeline
 
 HEIGHT, WIDTH = 120, 160
 
@@ -53,3 +54,9 @@ def perception(folder: Path, config: Config, detector: OneObject | None = None) 
     found = Perception.from_checkpoint(folder, config.perception)
     seen = config.perception.model_copy(update={"detector": boxes})
     return Perception(seen, dino=found.dino, depth=found.depth, detector=detector or found.detector)
+
+
+def looking(folder: Path, config: Config, detector: OneObject) -> Pipeline:
+    """The same as a pipeline that only looks."""
+    seen = perception(folder, config, detector)
+    return Pipeline(folder, perception=seen, fov_deg=90.0, hears=False)

@@ -18,7 +18,7 @@ from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import azimuth_rad, column, slide_turn_deg
 from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks
 from spatial_v2a.perception_config import PerceptionConfig
-from tests.scenes import WIDTH, OneObject, perception, scene, view
+from tests.scenes import WIDTH, OneObject, looking, perception, scene, view
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.track_lines import box, read, write_lines
 
@@ -143,11 +143,7 @@ def test_a_lost_object_follows_the_turn_and_its_tracks_say_so(
     video = tmp_path / "turn.mp4"
     frames = [view(scene(5), WIDTH)] * 12 + [view(scene(5), WIDTH - 20 * n) for n in range(1, 5)]
     write_video(video, frames, 30)
-    out = (
-        TrackWriter(perception(folder, tiny_config, OneObject(6)), fov_deg=90.0)
-        .write(plan_tracks(video))
-        .out
-    )
+    out = TrackWriter(looking(folder, tiny_config, OneObject(6))).write(plan_tracks(video)).out
     turns = [line.get("turn_deg", 0.0) for line in read(out)]
     assert turns == pytest.approx([0.0] * 12 + [slide_turn_deg(0.125, 90.0)] * 4, abs=0.5)
     seeing = perception(folder, tiny_config, OneObject(6))

@@ -14,9 +14,10 @@ from spatial_v2a.conditioning import compile_cache, openvino_graph
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.compile_cache import cache_folder, load, make_key, store
 from spatial_v2a.conditioning.openvino_graph import has_openvino
-from spatial_v2a.inference.dub.dubber import MIN_TICKS_TO_COMPILE, Dubber
+from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.inference.engine.compiled import CompiledPasses
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings
+from spatial_v2a.inference.engine.pipeline import MIN_TICKS_TO_COMPILE
 from spatial_v2a.model import SpatialV2A
 from tests.test_engine import random_features
 from tests.test_start_up import run_python
@@ -251,7 +252,8 @@ def test_a_short_clip_is_not_compiled_for_where_nothing_is_kept(
     dubber = Dubber(checkpoint, device="cpu")
 
     def is_compiled(num_ticks: int) -> bool:
-        passes = dubber.object_mix(1, num_ticks=num_ticks)._engine.passes
+        dubber.begin(num_ticks=num_ticks)
+        passes = dubber._mix._engine.passes
         return isinstance(passes, CompiledPasses)
 
     (tmp_path / "file").write_text("no folder")

@@ -39,7 +39,7 @@ GREY = np.full((48, 64, 3), 90, np.uint8)
 
 def tone(num_ticks: int) -> list[np.ndarray]:
     stream = ToneStream(_NoTime())
-    return [stream.hear(0) for _ in range(num_ticks)]
+    return [stream.hear(0).audio_LC for _ in range(num_ticks)]
 
 
 class _NoTime:

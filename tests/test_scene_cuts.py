@@ -17,7 +17,7 @@ from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks
 from spatial_v2a.perception_config import PerceptionConfig
-from tests.scenes import WIDTH, OneObject, perception, scene, view
+from tests.scenes import WIDTH, OneObject, looking, perception, scene, view
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.track_lines import box, read, write_lines
 
@@ -175,7 +175,7 @@ def test_written_tracks_say_where_it_cuts(
 ) -> None:
     video = tmp_path / "cut.mp4"
     write_video(video, [view(scene(1))] * 6 + [view(scene(2))] * 6, 30)
-    writer = TrackWriter(perception(folder, tiny_config, OneObject(6)), fov_deg=90.0)
+    writer = TrackWriter(looking(folder, tiny_config, OneObject(6)))
     out = writer.write(plan_tracks(video)).out
     assert [line.get("cut") for line in read(out)] == [None] * 6 + [True] + [None] * 5
     seeing = perception(folder, tiny_config, OneObject(6))

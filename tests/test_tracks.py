@@ -32,6 +32,7 @@ from spatial_v2a.inference.dub.track_writer import (
     plan_tracks,
 )
 from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.checkpoint import find_checkpoint, read_config
 from spatial_v2a.perception_config import PerceptionConfig
@@ -88,7 +89,7 @@ def dubber(checkpoint: Path) -> Dubber:
 
 @pytest.fixture(scope="module")
 def writer(dubber: Dubber) -> TrackWriter:
-    return TrackWriter(dubber.perception, fov_deg=FOV_DEG)
+    return TrackWriter(dubber)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ def test_many_objects_that_come_and_go_are_the_same_from_the_file(
     def scripted() -> Perception:
         return Perception(config, dino=None, depth=dubber.perception.depth, detector=Script(rows_T))
 
-    writer = TrackWriter(scripted(), fov_deg=FOV_DEG)
+    writer = TrackWriter(Pipeline(dubber.model, perception=scripted(), fov_deg=FOV_DEG))
     out = writer.write(plan_tracks(emptied, out=tmp_path)).out
     found = compare(scripted(), emptied, out)
     assert 30 < found.count("h") < 60, found

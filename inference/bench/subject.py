@@ -20,7 +20,7 @@ from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11
 from spatial_v2a.config import load_config, preset_names
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.dub.dubber import Dubber, resolve_device
+from spatial_v2a.inference.engine.pipeline import Pipeline, resolve_device
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.perception_config import DepthSettings, DinoSettings, PerceptionConfig
 
@@ -80,10 +80,10 @@ def load_subject(
     """
     if preset is None:
         name = checkpoint or "stage"
-        dubber = Dubber(
+        pipeline = Pipeline(
             name, device=device, detector=detector or STAGE, detector_weights=detector_weights
         )
-        return Subject(name, True, dubber.model, dubber.perception, dubber.fov_deg)
+        return Subject(name, True, pipeline.model, pipeline.perception, pipeline.fov_deg)
     if checkpoint is not None:
         raise UserError("--preset and --checkpoint exclude each other; name one")
     if preset not in preset_names():

@@ -18,8 +18,10 @@ import typer
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.options import (
+    OBJECTS_HELP,
     Detector,
     DetectorWeights,
+    HeardObjects,
     Stream,
     command_line,
     say_loading,
@@ -77,6 +79,7 @@ def live(
     fov: Annotated[
         float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
     ] = None,
+    objects: Annotated[HeardObjects, typer.Option(help=OBJECTS_HELP)] = HeardObjects.apart,
     detector: Detector = None,
     detector_weights: DetectorWeights = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
@@ -133,7 +136,9 @@ def live(
     ] = False,
 ) -> None:
     """Sound for a picture while it plays; Ctrl-C ends it and leaves a whole file."""
-    from spatial_v2a.inference.live.sources import SourceOptions, open_source
+    from spatial_v2a.conditioning.video import open_video
+    from spatial_v2a.conditioning.vocabulary import AUTO, STAGE
+    from spatial_v2a.inference.live.sources import SourceOptions, is_file, open_source
 
     _check_sink(sink, pcm, overwrite=overwrite)
     options = SourceOptions(
@@ -149,6 +154,7 @@ def live(
         opened = None if fast else stack.enter_context(closing(open_source(source, options)))
         # What loads PyTorch comes after what may be refused, or waited for.
         say_loading(checkpoint)
+        from spatial_v2a.inference.engine.stream import Stream as FrameStream
         from spatial_v2a.inference.live.marks import FileMarks
         from spatial_v2a.inference.live.session import run_fast, run_live, warm_up
 
@@ -157,9 +163,13 @@ def live(
         to = stack.enter_context(
             _opened_sink(sink, pcm, marks, keeps_time=not fast, overwrite=overwrite)
         )
-        model = marks.model = _model(checkpoint, device, detector, detector_weights)
+        model = _model(checkpoint, device, detector, detector_weights)
+        file = video
+        if detector == AUTO and video is None and is_file(source):
+            file = open_video(Path(source))
         stream = stack.enter_context(
-            model.stream(
+            FrameStream(
+                model,
                 seed=seed,
                 nfe=nfe,
                 guidance=guidance,
@@ -167,9 +177,13 @@ def live(
                 without=tuple(name.value for name in without or []),
                 fov_deg=fov,
                 weights=weights or _weights(model, is_fast=fast),
+                objects=objects.value,
+                detector=detector or STAGE,
+                is_live=not fast,
+                source=file,
             )
         )
-        marks.settings = stream.settings
+        marks.pipeline, marks.source = stream, file
         warm_up(stream)
         on_tick = stack.enter_context(_status())
         if video is not None:
@@ -348,11 +362,15 @@ def _faults(figures: "Figures", to: "LiveSink", marks: "FileMarks", *, sink: str
 
 
 def _model(checkpoint: str, device: str, detector: str | None, detector_weights: Path | None):
-    from spatial_v2a.inference.dub.dubber import resolve_device
+    from typing import get_args
+
+    from spatial_v2a.inference.engine.pipeline import resolve_device
     from spatial_v2a.model import SpatialV2A
+    from spatial_v2a.perception_config import DetectorName
 
     device = resolve_device(device)
-    model = SpatialV2A.from_pretrained(checkpoint, detector=detector).to(device)
+    own = detector if detector in get_args(DetectorName) else None
+    model = SpatialV2A.from_pretrained(checkpoint, detector=own).to(device)
     model.detector_weights = detector_weights
     return model
 

@@ -104,16 +104,15 @@ def _play(index: int, path: Path, checkpoint: str, settings, device: str, second
     import soundfile
 
     from spatial_v2a.conditioning.box_fields import BoxTokenBuilder, frame_features
-    from spatial_v2a.inference.dub.dubber import resolve_device
     from spatial_v2a.inference.dub.sound_file import SOUND_FORMATS
-    from spatial_v2a.inference.engine.engine import Engine, engine_threads
-    from spatial_v2a.model import SpatialV2A
+    from spatial_v2a.inference.engine.engine import engine_threads
+    from spatial_v2a.inference.engine.pipeline import Pipeline
 
-    model = SpatialV2A.from_pretrained(checkpoint).to(resolve_device(device))
-    config, timing = model.config.perception, model.config.timing
+    pipeline = Pipeline(checkpoint, settings=settings, device=device, is_compiled=False)
+    config, timing = pipeline.model.config.perception, pipeline.model.config.timing
     if config.boxes.vocabulary != "stage":
         raise UserError(f"checkpoint {checkpoint} does not hear the sounding classes; use stage")
-    engine = Engine(model, settings=settings)
+    engine = pipeline.engine(1)
     builder = BoxTokenBuilder(max_boxes=config.max_boxes)
     ticks = []
     with engine_threads(engine.device):

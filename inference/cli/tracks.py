@@ -58,17 +58,21 @@ def tracks(
     from spatial_v2a.concepts import parse_sounds
     from spatial_v2a.conditioning.vocabulary import AUTO
     from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks
+    from spatial_v2a.inference.engine.pipeline import Pipeline
 
     sounds = None if sound is None else parse_sounds(sound)
     job = plan_tracks(video, out=out, overwrite=overwrite, has_picture=picture)
-    writer = TrackWriter.from_checkpoint(
+    pipeline = Pipeline(
         checkpoint,
         device=device,
         fov_deg=fov,
         detector=detector or AUTO,
         detector_weights=detector_weights,
         sounds=sounds,
+        streams=("depth", "boxes"),
+        hears=False,
     )
+    writer = TrackWriter(pipeline)
     result = _run(writer, job)
     if as_json:
         print(json_text({"files": [_row(video, result)]}))

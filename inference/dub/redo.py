@@ -24,7 +24,6 @@ from spatial_v2a.inference.dub.mixing import Extent, mixed_pieces
 from spatial_v2a.inference.dub.redo_plan import RedoPlan
 from spatial_v2a.inference.dub.splice import AacPackets
 from spatial_v2a.inference.dub.take_files import FinishedTake, write_file
-from spatial_v2a.inference.engine.engine import engine_threads
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.autoencoder import split_latents
 from spatial_v2a.timing import TIMING
@@ -76,7 +75,7 @@ def redo(
         tick_ms=times_ms,
         objects=seen,
         warning=dubber.nothing_seen(plan.job, seen),
-        settings=dubber.used_settings(plan.job) | {"seed": dubber.settings.seed},
+        settings=dubber.settings_of(plan.job) | {"seed": dubber.settings.seed},
     )
 
 
@@ -103,20 +102,21 @@ def _draw(
 ) -> tuple[np.ndarray, np.ndarray]:
     """New sound [L, 2] of the plan's ticks, and the milliseconds that each took."""
     history_TD = _history(dubber, plan)
-    mix = dubber.object_mix(1, num_ticks=plan.ticks.stop - plan.context.start)
     pieces, times_ms = [], array("d")
-    seen = dubber.perceive(plan.job, ticks=range(plan.context.start, plan.ticks.stop))
-    with engine_threads(dubber.device), closing(seen):
-        for number, tick in enumerate(seen, start=plan.context.start):
-            begin = time.perf_counter()
+    wanted = range(plan.context.start, plan.ticks.stop)
+    dubber.begin(plan.job.source, num_ticks=len(wanted))
+    images = plan.job.source.ticks(max_width=dubber.max_width)
+    with closing(dubber.seen(images, ticks=wanted)) as seen:
+        for number, one in enumerate(seen, start=wanted.start):
             if number == plan.ticks.start:
-                mix.restart_noise()
+                dubber.restart_noise()
             if number < plan.ticks.start:
-                mix.follow(tick.features, tick.boxes, history_TD[number - plan.context.start])
+                dubber.follow(one, history_TD[number - wanted.start])
             else:
-                pieces.append(mix.step(tick.features, tick.boxes).mix_NLC[0])
-                objects.add(tick.boxes, pieces[-1])
-                times_ms.append(1e3 * (tick.seconds + time.perf_counter() - begin))
+                tick = dubber.hear(one)
+                pieces.append(tick.audio_LC)
+                objects.add(one.boxes, tick.audio_LC)
+                times_ms.append(1e3 * tick.seconds)
             if on_tick is not None:
                 on_tick(number + 1)
     return np.concatenate(pieces), np.array(times_ms)

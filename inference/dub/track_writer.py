@@ -5,30 +5,22 @@ Legend: K boxes, H W rows and columns of the depth grid.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from spatial_v2a.concepts import Concept
 from spatial_v2a.conditioning.box_fields import Box
-from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
 from spatial_v2a.conditioning.video import VideoSource, open_video
 from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs, cannot_write, check_writable
 from spatial_v2a.geometry import azimuth_rad, nearness_in_boxes
-from spatial_v2a.inference.dub.dubber import resolve_device
 from spatial_v2a.inference.dub.track_picture import TrackPicture
-from spatial_v2a.inference.engine.engine import engine_threads
-from spatial_v2a.models.checkpoint import find_checkpoint, read_config
-from spatial_v2a.perception_config import DetectorName
+from spatial_v2a.inference.engine.pipeline import Pipeline, Seen
 from spatial_v2a.timing import TIMING
 
 SUFFIX = ".jsonl"
@@ -136,64 +128,12 @@ class TrackWriter:
     """Writes the objects of one video after another.
 
     Args:
-        perception: with depth and detector.
-        fov_deg: horizontal field of view assumed for the pictures, degrees.
-        device: cpu or cuda, where the encoders are.
-        perceptions: chooses another perception for a video; None takes the one given for all.
+        pipeline: with depth and detector; it need not hear.
     """
 
-    def __init__(
-        self,
-        perception: Perception,
-        *,
-        fov_deg: float,
-        device: str = "cpu",
-        perceptions: Perceptions | None = None,
-    ) -> None:
-        if not 1 <= fov_deg <= 175:
-            raise UserError(f"field of view {fov_deg:g} is not in 1..175 degrees; mend --fov")
-        self.perception, self.fov_deg, self.device = perception, fov_deg, device
-        self._perceptions = perceptions
-        self._names = vocabulary_names(perception.config.boxes.vocabulary)
-
-    @classmethod
-    def from_checkpoint(
-        cls,
-        checkpoint: str | Path = "stage",
-        *,
-        device: str = "auto",
-        fov_deg: float | None = None,
-        detector: str = STAGE,
-        sounds: Mapping[str, Concept | None] | None = None,
-        detector_weights: Path | None = None,
-    ) -> "TrackWriter":
-        """Loads the detector and the depth of a checkpoint, and nothing else of it.
-
-        Args:
-            checkpoint: folder, bundled name or hub id.
-            device: auto, cpu or cuda.
-            fov_deg: None is the checkpoint's own.
-            detector: who finds the boxes: auto, stage, yolo, rtdetr, or a general one.
-            detector_weights: the user's own weights for it; None is the checkpoint's.
-            sounds: what things sound like (`parse_sounds`).
-
-        Raises:
-            UserError: no such checkpoint, detector or device, or a field of view out of range.
-        """
-        device, folder = resolve_device(device), find_checkpoint(checkpoint)
-        own = detector if detector in get_args(DetectorName) else None
-        config = read_config(folder, detector=own).perception
-        perceptions = Perceptions(
-            folder,
-            config,
-            detector=STAGE if own else detector,
-            overrides=sounds,
-            streams=("depth", "boxes"),
-            device=device,
-            detector_weights=detector_weights,
-        )
-        fov_deg = config.default_fov_deg if fov_deg is None else fov_deg
-        return cls(perceptions.default, fov_deg=fov_deg, device=device, perceptions=perceptions)
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._pipeline = pipeline
+        self._names = vocabulary_names(pipeline.perceptions.config.boxes.vocabulary)
 
     def write(
         self, job: TracksJob, *, on_tick: Callable[[int], None] | None = None
@@ -207,30 +147,29 @@ class TrackWriter:
         Raises:
             UserError: the video turns out damaged, or the disk cannot take the files.
         """
-        if self._perceptions is not None:
-            self.perception = self._perceptions.of(job.source)
-        self.perception.init_state(1)
+        pipeline = self._pipeline
+        pipeline.look_at(job.source)
         seen: dict[int, _Seen] = {}
         picture = None if job.picture is None else TrackPicture(job.source.num_ticks)
         num_ticks = 0
         try:
-            with Outputs(overwrite=job.overwrite) as outputs, engine_threads(self.device):
+            with Outputs(overwrite=job.overwrite) as outputs:
                 outputs.follow_links([job.picture] if job.picture else [])
-                images = job.source.ticks(max_width=self.perception.max_image_width)
-                with outputs.new(job.out).open("w", encoding="utf-8") as file, closing(images):
-                    for image_HWC in images:
-                        entries, grid_HW, camera = self._look(image_HWC)
-                        file.write(_line(num_ticks, self.fov_deg, camera, entries, grid_HW))
+                looks = pipeline.seen(job.source.ticks(max_width=pipeline.max_width))
+                with outputs.new(job.out).open("w", encoding="utf-8") as file, closing(looks):
+                    for one in looks:
+                        entries, grid_HW, camera = self._entries(one)
+                        file.write(_line(num_ticks, one.fov_deg, camera, entries, grid_HW))
                         _note(seen, num_ticks, entries)
                         if picture is not None:
-                            picture.add(image_HWC, entries)
+                            picture.add(one.image_HWC, entries)
                         num_ticks += 1
                         if on_tick is not None:
                             on_tick(num_ticks)
                 if picture is not None and job.picture is not None:
                     labels = {i: f"{i} {one.class_name}" for i, one in seen.items()}
                     picture.draw(outputs.new(job.picture), title=job.source.path.name,
-                                 labels=labels, edge_deg=self.fov_deg / 2)  # fmt: skip
+                                 labels=labels, edge_deg=pipeline.fov_deg / 2)  # fmt: skip
         except OSError as error:
             raise cannot_write(job.out, error) from error
         return TracksResult(
@@ -241,24 +180,24 @@ class TrackWriter:
             tracks=tuple(_summary(i, seen[i], num_ticks) for i in sorted(seen)),
         )
 
-    def _look(self, image_HWC: NDArray) -> tuple[list[dict], NDArray, dict]:
-        """The next tick's boxes, its depth grid [H, W] and its camera, for JSONL."""
-        frames_BHWC = torch.from_numpy(image_HWC)[None]
-        features = self.perception.step(frames_BHWC, fov_deg=self.fov_deg)
-        grid_HW = features.depth_BTHW[0, 0].numpy()
+    def _entries(self, seen: Seen) -> tuple[list[dict], NDArray, dict]:
+        """A tick's boxes, its depth grid [H, W] and its camera, for JSONL."""
+        grid_HW = seen.features.depth_BTHW[0, 0].numpy()
         # What is held follows from what was seen, for the reader of the file as well.
-        boxes = [box for box in self.perception.boxes_B[0] if not box.is_persisted]
+        boxes = [box for box in seen.boxes if not box.is_persisted]
         corners_K4 = np.array([[b.cx, b.cy, b.w, b.h] for b in boxes]).reshape(-1, 4)
         near_K = [
             from_grid if box.nearness is None else np.float32(box.nearness)
             for box, from_grid in zip(boxes, nearness_in_boxes(grid_HW, corners_K4), strict=True)
         ]
-        entries = [self._entry(*pair) for pair in zip(boxes, near_K, strict=True)]
-        turn_deg = self.perception.turn_deg_B[0]
-        camera = {"turn_deg": turn_deg} if turn_deg else {}
-        return entries, grid_HW, camera | ({"cut": True} if bool(features.is_cut_BT) else {})
+        entries = [
+            self._entry(*pair, fov_deg=seen.fov_deg) for pair in zip(boxes, near_K, strict=True)
+        ]
+        camera = {"turn_deg": seen.turn_deg} if seen.turn_deg else {}
+        is_cut = bool(seen.features.is_cut_BT)
+        return entries, grid_HW, camera | ({"cut": True} if is_cut else {})
 
-    def _entry(self, box: Box, near: np.float32) -> dict:
+    def _entry(self, box: Box, near: np.float32, *, fov_deg: float) -> dict:
         return {
             "id": box.track_id,
             "class": self._names[box.class_index],
@@ -268,7 +207,7 @@ class TrackWriter:
             "h": box.h,
             "score": box.score,
             "nearness": _shortest(near),
-            "azimuth_deg": round(float(np.degrees(azimuth_rad(box.cx, self.fov_deg))), 2),
+            "azimuth_deg": round(float(np.degrees(azimuth_rad(box.cx, fov_deg))), 2),
         }
 
 

@@ -3,12 +3,10 @@
     with SpatialV2A.from_pretrained("stage").stream(seed=3) as stream:
         audio_LC = stream.push(frame_HWC)    # uint8 [H, W, 3] in, float32 [1600, 2] out
 
-`push` is `hear(perceive(frame))`; whoever has two threads runs the halves beside each other.
 Legend: H W picture rows and columns, C colours or channels, L samples.
 """
 
 from contextlib import ExitStack
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -16,19 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.detector_choice import STAGE
+from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.errors import UserError, as_tuple
-from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.engine.engine import Engine, EngineSettings, Weights, engine_threads
+from spatial_v2a.inference.engine.engine import EngineSettings, Weights, engine_threads
+from spatial_v2a.inference.engine.object_mix import DEFAULT_OBJECTS, Objects
+from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.strict import StrictConfig
-
-MIN_FOV_DEG, MAX_FOV_DEG = 1, 175
 
 Kind = TypeVar("Kind", bound=StrictConfig)
 
 
-class Stream:
+class Stream(Pipeline):
     """An open stream over a model; open from its construction until `close` or the end of `with`.
 
     On a CPU it takes a few seconds to open, and PyTorch runs on one thread while it is open
@@ -38,12 +36,9 @@ class Stream:
     Args:
         model: from `SpatialV2A.from_pretrained`; stays on its device.
         seed, nfe, guidance, spatial_guidance, without, weights: as in `EngineSettings`.
-        fov_deg: horizontal field of view of the frames, degrees; None is the checkpoint's own.
-
-    Attributes:
-        model, fov_deg: as given.
-        settings: how sound is drawn.
-        max_width: frames wider than this, in pixels, gain nothing.
+        fov_deg, objects, detector, is_live: as in `Pipeline`; without a source, auto takes the
+            general detector where its weights are on this machine.
+        source: the video that the frames are of, where there is one: auto chooses by it.
 
     Raises:
         UserError: an option out of range, a model without a checkpoint folder, missing weights.
@@ -60,9 +55,13 @@ class Stream:
         without: tuple[str, ...] = (),
         fov_deg: float | None = None,
         weights: Weights = "float32",
+        objects: Objects = DEFAULT_OBJECTS,
+        detector: str = STAGE,
+        is_live: bool = True,
+        source: VideoSource | None = None,
     ) -> None:
         self._open: ExitStack | None = None
-        self.settings = checked_config(
+        settings = checked_config(
             EngineSettings,
             seed=seed,
             nfe=nfe,
@@ -71,19 +70,19 @@ class Stream:
             without=as_tuple(without, name="without"),
             weights=weights,
         )
-        self.model = model
-        config = model.config.perception
-        self.fov_deg = _checked_fov(config.default_fov_deg if fov_deg is None else fov_deg)
-        self.max_width = config.max_image_width
-        self._perception = Perception.from_checkpoint(
-            folder_of(model),
-            config,
-            device=model.latent_mean_D.device,
-            detector_weights=model.detector_weights,
+        super().__init__(
+            model,
+            settings=settings,
+            fov_deg=fov_deg,
+            objects=objects,
+            detector=detector,
+            is_live=is_live,
+            is_compiled=True,
         )
-        self._engine = Engine(model, settings=self.settings, is_compiled=True)
+        self.source = source
+        self.begin(source)
         self._open = ExitStack()
-        self._open.enter_context(engine_threads(self._engine.device))
+        self._open.enter_context(engine_threads(self.device))
 
     def push(self, frame_HWC: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Sound of the next tick of 1/30 s.
@@ -97,24 +96,14 @@ class Stream:
         Raises:
             UserError: another dtype or shape, an empty frame, or a stream that is closed.
         """
-        return self.hear(self.perceive(frame_HWC))
-
-    def perceive(self, frame_HWC: NDArray[np.uint8]) -> FrameFeatures:
-        """What is seen in the next frame, [1, 1] leading; the first half of `push`."""
         self._check_open()
-        frames_BHWC = checked_frame(frame_HWC)[None]
-        return self._perception.step(frames_BHWC, fov_deg=self.fov_deg)
-
-    def hear(self, features: FrameFeatures) -> NDArray[np.float32]:
-        """Sound [1600, 2] of what `perceive` saw; the second half of `push`."""
-        self._check_open()
-        return self._engine.step(features)[0].numpy()
+        # A copy: a take's sound lies among those of all streams.
+        return self.step(checked_frame(frame_HWC)).audio_LC.copy()
 
     def reset(self) -> None:
         """Forgets everything pushed: the next sound is that of a stream just opened."""
         self._check_open()
-        self._perception.reset()
-        self._engine.reset()
+        self.begin(self.source)
 
     def close(self) -> None:
         """Ends the stream and brings back PyTorch's threads; closing twice is harmless."""
@@ -176,25 +165,3 @@ def checked_config(kind: type[Kind], **values: object) -> Kind:
         name = ".".join(str(part) for part in first["loc"])
         reason = first["msg"][0].lower() + first["msg"][1:]
         raise UserError(f"{name}={first['input']!r}: {reason}") from error
-
-
-def _checked_fov(fov_deg: float) -> float:
-    if not MIN_FOV_DEG <= fov_deg <= MAX_FOV_DEG:
-        raise UserError(
-            f"field of view {fov_deg:g} is not in {MIN_FOV_DEG}..{MAX_FOV_DEG} degrees; mend it"
-        )
-    return fov_deg
-
-
-def folder_of(model: SpatialV2A) -> Path:
-    """The checkpoint folder that a model came from, which holds its encoders.
-
-    Raises:
-        UserError: it came from none.
-    """
-    if model.folder is None:
-        raise UserError(
-            "this model comes from no checkpoint folder, so it has no encoders; save it with"
-            " save_pretrained and load it with from_pretrained"
-        )
-    return model.folder

@@ -17,7 +17,6 @@ from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
-from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads
 from spatial_v2a.inference.engine.object_mix import (
     DEFAULT_OBJECTS,
@@ -26,6 +25,7 @@ from spatial_v2a.inference.engine.object_mix import (
     Objects,
 )
 from spatial_v2a.inference.engine.object_streams import ObjectStreams
+from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.inference.evaluation.store import file_digest, stamp_of
 from spatial_v2a.model import SpatialV2A
 
@@ -199,23 +199,23 @@ def load_system(
     Raises:
         UserError: missing or damaged checkpoint, unusable device.
     """
-    dubber = Dubber(
+    pipeline = Pipeline(
         name,
         settings=settings,
         device=device,
         detector=detector or STAGE,
         detector_weights=detector_weights,
     )
-    perception = dubber.model.config.perception
+    perception = pipeline.model.config.perception
     # With the defaults that the folder does not name, and with the choice of the detector.
     parts = [
-        checkpoint_digest(dubber.model.folder),
+        checkpoint_digest(pipeline.model.folder),
         perception.model_dump_json(),
-        dubber.perceptions.detector,
+        pipeline.perceptions.detector,
     ]
     if detector_weights is not None:
-        parts.append(dubber.perception.fingerprint("boxes"))
+        parts.append(pipeline.perception.fingerprint("boxes"))
     digest = stamp_of(*parts)
     return System(
-        dubber.model, dubber.perception, settings, digest, dubber.device, dubber.perceptions
+        pipeline.model, pipeline.perception, settings, digest, pipeline.device, pipeline.perceptions
     )

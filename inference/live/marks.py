@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs
-from spatial_v2a.inference.engine.engine import EngineSettings, used_settings
+from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach, checkpoint_digest
-from spatial_v2a.model import SpatialV2A
 
 
 @dataclass
@@ -19,15 +19,16 @@ class FileMarks:
         watermark: whether the samples get the mark.
         provenance: whether a statement of origin is signed.
         command: the command line, for the statement.
-        model, settings: what made the sound; known after the file was opened.
+        pipeline: what made the sound; known after the file was opened.
+        source: the video it heard, if one.
         failure: why the statement is missing, or empty.
     """
 
     watermark: bool
     provenance: bool
     command: str
-    model: SpatialV2A | None = None
-    settings: EngineSettings | None = None
+    pipeline: Pipeline | None = None
+    source: VideoSource | None = None
     failure: str = ""
 
     def sign(self, path: Path, *, out: Path, outputs: Outputs) -> None:
@@ -35,14 +36,15 @@ class FileMarks:
 
         A recording cannot be made again: where that fails it stays as it is, and `failure` says so.
         """
-        if not self.provenance or self.model is None or self.settings is None:
+        if not self.provenance or self.pipeline is None:
             return
-        assert self.model.folder is not None
-        settings = used_settings(self.model, self.settings)
+        model = self.pipeline.model
+        assert model.folder is not None
+        settings = self.pipeline.used_settings(self.source)
         origin = Provenance(
-            model=self.model.config.name,
-            checkpoint_sha256=checkpoint_digest(self.model.folder),
-            seed=self.settings.seed,
+            model=model.config.name,
+            checkpoint_sha256=checkpoint_digest(model.folder),
+            seed=self.pipeline.settings.seed,
             command=self.command,
             settings=settings | {"is_marked": self.watermark},
         )

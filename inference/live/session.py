@@ -7,7 +7,7 @@ ticks long as were played: a tick the model did not have in time is concealed, n
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from itertools import islice
 
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.errors import NotSound, UserError
-from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.engine.ahead import ahead
+from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.inference.engine.stream import Stream
 from spatial_v2a.inference.live.capture import Capture
 from spatial_v2a.inference.live.clock import Clock, Schedule
@@ -41,7 +40,7 @@ OnTick = Callable[[Figures], None]
 
 
 def run_live(
-    stream: Stream,
+    stream: Pipeline,
     source: Source,
     sink: LiveSink,
     *,
@@ -106,7 +105,7 @@ def run_live(
 
 
 def run_fast(
-    stream: Stream,
+    stream: Pipeline,
     video: VideoSource,
     sink: LiveSink,
     *,
@@ -116,22 +115,24 @@ def run_fast(
     """Plays a file's sound as fast as it can be made; every tick, the same samples each time."""
     figures = Figures(ended=ENDED)
     start_s = time.perf_counter()
-    seen = ahead(_perceived(stream, video, max_ticks, figures))
+    images = islice(video.ticks(max_width=stream.max_width), max_ticks)
+    last_HWC, counts = None, figures.counts
     try:
-        with closing(seen):
-            for features, seconds in seen:
-                begin_s = time.perf_counter()
-                audio_LC = stream.hear(features)
-                figures.add_tick(seconds + time.perf_counter() - begin_s)
-                sink.write(audio_LC)
-                figures.counts.ticks += 1
+        with closing(stream.run(images)) as ticks:
+            for tick in ticks:
+                figures.add_tick(tick.seconds)
+                sink.write(tick.audio_LC)
+                counts.ticks += 1
+                counts.ticks_held += tick.seen.image_HWC is last_HWC
+                counts.pictures += tick.seen.image_HWC is not last_HWC
+                last_HWC = tick.seen.image_HWC
                 if on_tick is not None:
                     on_tick(figures)
-        if figures.counts.ticks < video.num_ticks:
+        if counts.ticks < video.num_ticks:
             figures.ended = ALL_DONE
         else:
-            num_shown, figures.counts.pictures = figures.counts.pictures, video.extent.num_frames
-            figures.counts.pictures_unused = max(0, video.extent.num_frames - num_shown)
+            num_shown, counts.pictures = counts.pictures, video.extent.num_frames
+            counts.pictures_unused = max(0, video.extent.num_frames - num_shown)
     except KeyboardInterrupt:
         figures.ended = STOPPED
     except (SinkClosed, NotSound) as error:
@@ -222,17 +223,3 @@ def _why(run: Run, capture: Capture, max_ticks: int | None) -> str:
     if capture.lost:
         return f"the source was lost: {capture.lost}"
     return ALL_DONE if run.figures.counts.ticks == max_ticks else ENDED
-
-
-def _perceived(
-    stream: Stream, video: VideoSource, max_ticks: int | None, figures: Figures
-) -> Iterator[tuple[FrameFeatures, float]]:
-    """What is seen in each tick of a file, and the seconds that took."""
-    last_HWC, counts = None, figures.counts
-    for image_HWC in islice(video.ticks(max_width=stream.max_width), max_ticks):
-        begin_s = time.perf_counter()
-        features = stream.perceive(image_HWC)
-        counts.ticks_held += image_HWC is last_HWC
-        counts.pictures += image_HWC is not last_HWC
-        last_HWC = image_HWC
-        yield features, time.perf_counter() - begin_s

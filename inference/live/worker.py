@@ -10,8 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.engine.stream import Stream
+from spatial_v2a.inference.engine.pipeline import Pipeline, Seen
 from spatial_v2a.inference.live.pictures import PictureQueue, Shown
 from spatial_v2a.inference.live.run import Run
 from spatial_v2a.timing import TIMING
@@ -24,11 +23,11 @@ MARGIN_S = 0.003
 
 
 @dataclass(frozen=True)
-class Seen:
+class _Looked:
     """A tick between its halves; times in seconds on the clock, `spent_s` of perception."""
 
     tick: int
-    features: FrameFeatures
+    seen: Seen
     shown: Shown
     begun_s: float
     spent_s: float
@@ -51,9 +50,9 @@ class Worker:
         queue: pictures in.
     """
 
-    def __init__(self, run: Run, stream: Stream, queue: PictureQueue) -> None:
+    def __init__(self, run: Run, stream: Pipeline, queue: PictureQueue) -> None:
         self._run, self._stream, self._queue = run, stream, queue
-        self._seen: Seen | None = None
+        self._seen: _Looked | None = None
         self._heard: dict[int, Heard] = {}
         self._next_heard = 0
         # Nothing is known of the first tick, so it is tried.
@@ -87,10 +86,10 @@ class Worker:
             )
             begun_s = self._run.clock.now_s()
             image_HWC = shown.picture.rgb(self._stream.max_width)
-            features = self._stream.perceive(image_HWC)
+            seen = self._stream.look(image_HWC)
             with self._run.clock.changed:
                 spent_s = self._run.clock.now_s() - begun_s
-                self._seen = Seen(tick, features, shown, begun_s, spent_s)
+                self._seen = _Looked(tick, seen, shown, begun_s, spent_s)
                 self._count(tick - following, shown, image_HWC.shape)
                 self._run.clock.changed.notify_all()
             following = tick + 1
@@ -129,11 +128,11 @@ class Worker:
                     run.figures.counts.ticks_late += 1
                     continue
             begin_s = run.clock.now_s()
-            audio_LC = self._stream.hear(seen.features)
+            audio_LC = self._stream.hear(seen.seen).audio_LC
             with run.clock.changed:
                 self._finish(seen, audio_LC, seconds=run.clock.now_s() - begin_s)
 
-    def _finish(self, seen: Seen, audio_LC: NDArray[np.float32], *, seconds: float) -> None:
+    def _finish(self, seen: _Looked, audio_LC: NDArray[np.float32], *, seconds: float) -> None:
         run = self._run
         run.figures.add_tick(seen.spent_s + seconds)
         self._costs_s.append(run.clock.now_s() - seen.begun_s)
