@@ -162,9 +162,12 @@ def test_the_figures_of_the_readme_are_those_of_the_card() -> None:
 def test_the_readme_is_short() -> None:
     size = README.stat().st_size
     assert 8_000 <= size <= 10_000, f"{size} bytes"
-    long = [
-        cell for row in table_cells(README.read_text("utf-8")) for cell in row if len(cell) > 119
-    ]
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *NOTES, CARD], ids=lambda path: path.name)
+def test_cells_are_short(document: Path) -> None:
+    cells = [cell for row in table_cells(document.read_text("utf-8")) for cell in row]
+    long = [cell for cell in cells if len(cell) >= 120]
     assert not long, f"cells of 120 characters and more: {long}"
 
 
