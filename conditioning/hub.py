@@ -91,12 +91,21 @@ def load_published(folder: Path, kinds: "Mapping[str, type[PreTrainedModel]]") -
             config: Any = kinds[kind].config_class.from_dict(data)
         except (StrictDataclassError, AttributeError) as error:
             raise ValueError(error) from error
+        # Tensors that do not fit are named below; transformers' own message names none.
         model, loading = kinds[kind].from_pretrained(
-            None, config=config, state_dict=tensors, dtype=torch.float32, output_loading_info=True
+            None,
+            config=config,
+            state_dict=tensors,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         )
         # transformers would fill them with random numbers and only warn.
         if loading["missing_keys"]:
             raise ValueError(f"tensor {min(loading['missing_keys'])} is missing")
+        if loading["mismatched_keys"]:
+            name, found, needed = min(loading["mismatched_keys"])
+            raise ValueError(f"tensor {name} has shape {[*found]}, the network needs {[*needed]}")
         return model
 
     model = build_within(budget, build, settings=str(path))

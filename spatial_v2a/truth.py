@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from spatial_v2a.audio.panning import window_level_dbfs
+from spatial_v2a.audio.stereo import level_dbfs, window_energies
 from spatial_v2a.geometry import azimuth_rad
 from spatial_v2a.timing import TIMING
 
@@ -126,7 +126,7 @@ def window_truth(truth: ClipTruth, audio_LC: np.ndarray) -> WindowTruth:
         return values_T[: num_windows * WINDOW_TICKS].reshape(num_windows, WINDOW_TICKS)
 
     bearing_WT, screen_WT = cut(truth.azimuth_T), cut(truth.screen_azimuth_T)
-    level_W = window_level_dbfs(audio_LC, window_samples=WINDOW_SAMPLES)[:num_windows]
+    level_W = level_dbfs(window_energies(audio_LC, window_samples=WINDOW_SAMPLES))[:num_windows]
     audible_W = (level_W >= AUDIBLE_DBFS) & ~np.isnan(bearing_WT).any(axis=1)
     on_screen_W = audible_W & ~np.isnan(screen_WT).any(axis=1)
     left_W = audible_W & cut(truth.left_T).all(axis=1)

@@ -6,7 +6,7 @@ import torch
 
 from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.evaluation.rows import Record
+from spatial_v2a.inference.evaluation.clips import clip_record
 from spatial_v2a.inference.evaluation.scoring import named_class
 from spatial_v2a.models.classifier import (
     CONFIG_NAME,
@@ -22,7 +22,7 @@ from spatial_v2a.training.classifier import (
     train_classifier,
 )
 from spatial_v2a.training.shards import shard_paths
-from spatial_v2a.truth import class_window_starts, clip_truth, window_truth
+from spatial_v2a.truth import class_window_starts, clip_truth
 from tests import evaluation_clips as fake
 
 RATE_HZ = TIMING.sample_rate_hz
@@ -72,8 +72,7 @@ def test_learns_two_pitches(trained):
 
 def test_names_a_clip_where_the_truth_is_audible(trained):
     clip = pitch_clip("engine", 4)
-    truth = clip_truth(clip.meta)
-    record = Record(truth, window_truth(truth, clip.audio_LC()), np.zeros(90), 0)
+    record = clip_record(clip, 0)
     assert named_class(clip.audio_LC(), clip.audio_LC(), record, trained) == "engine"
     assert named_class(0 * clip.audio_LC(), clip.audio_LC(), record, trained) == "silence"
 

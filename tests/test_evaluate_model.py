@@ -13,9 +13,8 @@ from spatial_v2a.inference.cli.options import HeardObjects
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings
 from spatial_v2a.inference.engine.object_mix import ObjectMix
 from spatial_v2a.inference.engine.object_streams import ObjectStreams
-from spatial_v2a.inference.evaluation import longrun, minutes
+from spatial_v2a.inference.evaluation import longrun
 from spatial_v2a.inference.evaluation.generate import detect, dub_clips, load_system
-from spatial_v2a.inference.evaluation.longrun_picture import draw_long_run
 from spatial_v2a.inference.evaluation.sounds import Plan, clip_stamp, generate_group
 from spatial_v2a.inference.evaluation.store import SoundStore
 from spatial_v2a.timing import TIMING
@@ -87,8 +86,8 @@ def test_a_brief_report_holds_the_model_alone(checkpoint, shards, tmp_path):
 def test_third_octaves_find_a_tone():
     time_s = np.arange(TIMING.sample_rate_hz) / TIMING.sample_rate_hz
     tone_LC = np.stack([0.1 * np.sin(2 * np.pi * 1000 * time_s)] * 2, axis=-1)
-    bands = minutes.third_octave_db(tone_LC)
-    assert minutes.BAND_CENTRES_HZ[int(bands.argmax())] == pytest.approx(1000)
+    bands = longrun.third_octave_db(tone_LC)
+    assert longrun.BAND_CENTRES_HZ[int(bands.argmax())] == pytest.approx(1000)
     assert bands.max() == pytest.approx(-23.0, abs=0.2)
 
 
@@ -96,7 +95,7 @@ def test_minutes_compare_by_hand():
     """Half the level everywhere is -6 dB in level and in every band that is heard."""
     noise_LC = np.random.default_rng(0).normal(size=(TIMING.sample_rate_hz, 2)) * 0.05
     loud, quiet = (
-        minutes.minute_of(sound_LC, np.array(tick_ms), np.array([fresh_ms, np.nan, np.nan]))
+        longrun.minute_of(sound_LC, np.array(tick_ms), np.array([fresh_ms, np.nan, np.nan]))
         for sound_LC, tick_ms, fresh_ms in (
             (noise_LC, [20.0, 40.0, 20.0], 10.0),
             (noise_LC / 2, [30.0] * 3, 12.0),
@@ -135,7 +134,7 @@ def test_long_run_reports_each_minute(checkpoint, monkeypatch, tmp_path):
     plain = result.as_json()
     assert len(plain["minutes"][0]["band_dbfs"]) == len(plain["band_db"]) == 26
     assert json.loads(json.dumps(plain)) == plain
-    draw_long_run(tmp_path / "run.png", result, title="three minutes")
+    longrun.draw_long_run(tmp_path / "run.png", result, title="three minutes")
     assert (tmp_path / "run.png").stat().st_size > 10_000
 
 

@@ -5,17 +5,16 @@ import pytest
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.evaluation import rows
-from spatial_v2a.inference.evaluation.clips import given_box_azimuth_deg
-from spatial_v2a.inference.evaluation.literature_scoring import (
-    LiteratureScorer,
-    Picture,
-    box_edges_px,
-    largest_box_side,
+from spatial_v2a.inference.evaluation.clips import clip_record
+from spatial_v2a.inference.evaluation.rows import Row, derangement, hold_last, null_rows
+from spatial_v2a.inference.evaluation.scoring import (
+    ClipScorer,
+    mirror_figures,
+    score_row,
+    score_table,
+    skill,
 )
-from spatial_v2a.inference.evaluation.rows import Record, Row, derangement, hold_last, null_rows
-from spatial_v2a.inference.evaluation.scoring import mirror_figures, score_row, skill
 from spatial_v2a.inference.evaluation.store import SoundStore, read_rival_wav
-from spatial_v2a.inference.evaluation.table import TableScorer, score_table
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import clip_truth, window_truth
 from tests import evaluation_clips as fake
@@ -31,19 +30,15 @@ def bench(tmp_path_factory):
     records = []
     for number in range(NUM_CLIPS):
         clip = fake.make_clip(f"clip-{number}", fake.path_deg(NUM_TICKS, seed=number))
-        audio_LC = clip.audio_LC()
-        truth = clip_truth(clip.meta)
-        store.save(rows.GROUND_TRUTH, truth.key, audio_LC, stamp="s", notes={})
-        records.append(
-            Record(truth, window_truth(truth, audio_LC), given_box_azimuth_deg(clip.meta), number)
-        )
-    truth_row = rows.stored_rows(store, {rows.GROUND_TRUTH: "ground truth"})[0]
+        records.append(clip_record(clip, number, motion_peaks_s=[0.5]))
+        store.save(rows.GROUND_TRUTH, records[-1].key, clip.audio_LC(), stamp="s", notes={})
+    truth_row = rows.stored_row(store, rows.GROUND_TRUTH, "ground truth")
     return store, records, truth_row
 
 
 def scores_of(bench, row: Row):
     _, records, truth_row = bench
-    return score_row(row, records, ground_truth=truth_row, classifier=None).figures
+    return score_row(row, records, ground_truth=truth_row).figures
 
 
 def nulls(bench) -> dict[str, Row]:
@@ -54,16 +49,7 @@ def nulls(bench) -> dict[str, Row]:
 
 def test_rows_score_the_same_in_several_processes(bench):
     store, records, truth_row = bench
-    clips = [
-        fake.make_clip(record.truth.key, fake.path_deg(NUM_TICKS, seed=record.number))
-        for record in records
-    ]
-    pictures = [
-        Picture(box_edges_px(c.meta), np.array([0.5]), c.meta["fov_deg"], largest_box_side(c.meta))
-        for c in clips
-    ]
-    literature = LiteratureScorer(records, pictures, ground_truth=truth_row)
-    scorer = TableScorer(records, truth_row, None, literature, seed=0)
+    scorer = ClipScorer(records, truth_row)
     table = [truth_row, *nulls(bench).values()]
     lines: list[str] = []
     together = score_table(table, scorer, num_jobs=2, progress=lines.append)
@@ -79,7 +65,7 @@ def test_rows_score_the_same_in_several_processes(bench):
 def test_clips_of_several_sources_alone_have_no_timbre_to_compare(bench):
     """Their windows are no single source's, so nothing is left for the literature's figures."""
     _, _, truth_row = bench
-    figures = LiteratureScorer([], [], ground_truth=truth_row).figures(truth_row)
+    figures = ClipScorer([], truth_row).score(truth_row).figures
     assert {"frechet_left", "onset_f1_50_ms", "bias_skill"} <= set(figures)
     assert all(np.isnan(figure.value) and figure.count == 0 for figure in figures.values())
 
@@ -144,8 +130,8 @@ def test_chance_rows_score_at_chance(bench):
 def test_reversed_channels_score_below_mono(bench):
     _, records, truth_row = bench
     swapped = Row("swapped", "", lambda record: truth_row.render(record)[:, ::-1])
-    score = score_row(swapped, records, ground_truth=truth_row, classifier=None)
-    mono = score_row(nulls(bench)["mono"], records, ground_truth=truth_row, classifier=None)
+    score = score_row(swapped, records, ground_truth=truth_row)
+    mono = score_row(nulls(bench)["mono"], records, ground_truth=truth_row)
     assert score.figures["pan_correlation"].value < -0.98
     assert score.figures["sign_accuracy"].value < 0.03
     assert skill(score, mono).value < -0.5
@@ -154,8 +140,8 @@ def test_reversed_channels_score_below_mono(bench):
 
 def test_skill_of_the_truth(bench):
     _, records, truth_row = bench
-    best = score_row(truth_row, records, ground_truth=truth_row, classifier=None)
-    mono = score_row(nulls(bench)["mono"], records, ground_truth=truth_row, classifier=None)
+    best = score_row(truth_row, records, ground_truth=truth_row)
+    mono = score_row(nulls(bench)["mono"], records, ground_truth=truth_row)
     assert skill(best, mono).value > 0.9
 
 

@@ -1,16 +1,9 @@
 """Frechet distances against closed forms, and what the fixed embeddings hear and do not hear."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import BertConfig, BertModel, ClapConfig, ClapFeatureExtractor, ClapModel
 
-from spatial_v2a.errors import UserError
-from spatial_v2a.inference.evaluation import embedding
-from spatial_v2a.inference.evaluation.embedding import ClapEmbedding
+from spatial_v2a.inference.evaluation import frechet
 from spatial_v2a.inference.evaluation.frechet import frechet_distance, frechet_figure
 from spatial_v2a.timing import TIMING
 
@@ -106,7 +99,7 @@ def test_figure_of_one_clip_and_of_none() -> None:
 
 def test_views_by_hand() -> None:
     audio = np.array([[0.5, 0.1]])
-    views = [embedding.view(audio, name)[0] for name in embedding.VIEWS]
+    views = [frechet.view(audio, name)[0] for name in frechet.VIEWS]
     np.testing.assert_allclose(views, [0.5, 0.1, 0.3, 0.2])
 
 
@@ -115,13 +108,13 @@ def test_timbre_level_of_a_tone_by_hand() -> None:
 
     A band adds the triangle-weighted bins of the Hann window's main lobe: between 0 and +1.8 dB.
     """
-    loud, quiet = (embedding.timbre_embedding(gain * tone_L(1000)) for gain in (1.0, 0.1))
+    loud, quiet = (frechet.timbre_embedding(gain * tone_L(1000)) for gain in (1.0, 0.1))
     # 2 s of sound: windows at 0, 0.5 and 1 s.
-    assert loud.shape == (3, embedding.TIMBRE_WIDTH) == (3, 144)
-    level_db = loud[1, :48].max() * embedding.LEVEL_SCALE_DB
+    assert loud.shape == (3, frechet.TIMBRE_WIDTH) == (3, 144)
+    level_db = loud[1, :48].max() * frechet.LEVEL_SCALE_DB
     assert -3.0 < level_db < 1.8
     band = loud[1, :48].argmax()
-    gap_db = (loud - quiet)[1, band] * embedding.LEVEL_SCALE_DB
+    gap_db = (loud - quiet)[1, band] * frechet.LEVEL_SCALE_DB
     assert gap_db == pytest.approx(20.0, abs=0.01)
     # A steady tone has no spread and no modulation.
     np.testing.assert_allclose(loud[1, 48 + band], 0.0, atol=0.01)
@@ -132,33 +125,33 @@ def test_timbre_modulation_by_hand() -> None:
     time_s = np.arange(2 * RATE) / RATE
     swing_db = 6 * np.sin(2 * np.pi * 5 * time_s)
     noise = noise_LC(level=0.3)[:, 0]
-    row = embedding.timbre_embedding(noise * 10 ** (swing_db / 20))[1]
-    modulation_db = row[96:].reshape(6, 8)[:, -1] * embedding.MODULATION_SCALE_DB
+    row = frechet.timbre_embedding(noise * 10 ** (swing_db / 20))[1]
+    modulation_db = row[96:].reshape(6, 8)[:, -1] * frechet.MODULATION_SCALE_DB
     assert modulation_db.argmax() == 2
     assert modulation_db[2] == pytest.approx(6 / 2**0.5, abs=0.25)
     # Steady noise is flat up to the flutter of its own bands.
-    still_db = embedding.timbre_embedding(noise)[1, 96:].reshape(6, 8)[:, -1]
-    assert still_db[2] * embedding.MODULATION_SCALE_DB < 0.5
+    still_db = frechet.timbre_embedding(noise)[1, 96:].reshape(6, 8)[:, -1]
+    assert still_db[2] * frechet.MODULATION_SCALE_DB < 0.5
 
 
 def test_stereo_embedding_by_hand() -> None:
     """Noise 6.02 dB louder on the left and 0.25 ms early there; then dual mono."""
     mono = noise_LC()[:, 0]
     early = np.stack([mono, np.roll(mono, 12) / 2], axis=-1)
-    row = embedding.stereo_embedding(early)[1]
-    assert len(row) == embedding.STEREO_WIDTH == 81
+    row = frechet.stereo_embedding(early)[1]
+    assert len(row) == frechet.STEREO_WIDTH == 81
     np.testing.assert_allclose(row[:16] * 30, 20 * np.log10(2), atol=0.5)
     # 12 samples are 4 steps of 3: the peak lies 4 past the middle (the right channel is late).
-    assert row[48:].argmax() == embedding.NUM_DELAY_STEPS + 4
-    same = embedding.stereo_embedding(np.stack([mono, mono], axis=-1))[1]
+    assert row[48:].argmax() == frechet.NUM_DELAY_STEPS + 4
+    same = frechet.stereo_embedding(np.stack([mono, mono], axis=-1))[1]
     np.testing.assert_allclose(same[:32], 0.0, atol=1e-6)
     np.testing.assert_allclose(same[32:48], 1.0, atol=1e-3)
-    assert same[48:].argmax() == embedding.NUM_DELAY_STEPS
+    assert same[48:].argmax() == frechet.NUM_DELAY_STEPS
     assert same[48:].max() == pytest.approx(1.0, abs=0.01)
 
 
 def test_independent_channels_do_not_correlate() -> None:
-    row = embedding.stereo_embedding(noise_LC())[1]
+    row = frechet.stereo_embedding(noise_LC())[1]
     # The lowest of the bands spans few bins: over 1 s its correlation still scatters by 0.1.
     np.testing.assert_allclose(row[32:48], 0.0, atol=0.35)
     assert np.abs(row[48:]).max() < 0.1
@@ -169,24 +162,24 @@ def test_the_stereo_embedding_is_blind_to_what_sounds() -> None:
     throb = 1 + 0.9 * tone_L(5)
     mono = [noise_LC()[:, 0], noise_LC(seed=1)[:, 0] * throb]
     both = [np.stack([x, x], axis=-1) for x in mono]
-    place = [embedding.stereo_embedding(x) for x in both]
+    place = [frechet.stereo_embedding(x) for x in both]
     # The floor of -80 dB weighs a little more where the throb is faint.
     assert np.abs(place[0] - place[1]).max() < 0.02
-    timbre = [embedding.timbre_embedding(x) for x in mono]
+    timbre = [frechet.timbre_embedding(x) for x in mono]
     assert np.abs(timbre[0] - timbre[1]).max() > 0.3
 
 
 def test_silence_and_short_sounds() -> None:
     silent = np.zeros((2 * RATE, 2))
-    row = embedding.timbre_embedding(silent[:, 0])[1]
+    row = frechet.timbre_embedding(silent[:, 0])[1]
     # All bands at the floor of -80 dB, and nothing moves.
-    np.testing.assert_allclose(row[:48] * embedding.LEVEL_SCALE_DB, -80.0, atol=1e-3)
+    np.testing.assert_allclose(row[:48] * frechet.LEVEL_SCALE_DB, -80.0, atol=1e-3)
     np.testing.assert_allclose(row[48:], 0.0, atol=1e-6)
-    np.testing.assert_allclose(embedding.stereo_embedding(silent), 0.0, atol=1e-6)
+    np.testing.assert_allclose(frechet.stereo_embedding(silent), 0.0, atol=1e-6)
     for num_samples in (0, 100, RATE - 1):
-        assert embedding.timbre_embedding(silent[:num_samples, 0]).shape == (0, 144)
-        assert embedding.stereo_embedding(silent[:num_samples]).shape == (0, 81)
-    assert embedding.timbre_embedding(silent[:RATE, 0]).shape == (1, 144)
+        assert frechet.timbre_embedding(silent[:num_samples, 0]).shape == (0, 144)
+        assert frechet.stereo_embedding(silent[:num_samples]).shape == (0, 81)
+    assert frechet.timbre_embedding(silent[:RATE, 0]).shape == (1, 144)
 
 
 def test_distances_per_view_tell_mono_and_hard_left() -> None:
@@ -197,7 +190,7 @@ def test_distances_per_view_tell_mono_and_hard_left() -> None:
 
     def distance(sounds: list[np.ndarray], name: str) -> float:
         rows = [
-            np.concatenate([embedding.timbre_embedding(embedding.view(x, name)) for x in s])
+            np.concatenate([frechet.timbre_embedding(frechet.view(x, name)) for x in s])
             for s in (sounds, truth)
         ]
         return frechet_distance(*rows)
@@ -216,83 +209,8 @@ def test_stereo_distance_is_blind_to_swapped_sides() -> None:
     truth = [noise_LC(seed=s // 2)[:, :1] * pair for s, pair in enumerate(gains)]
     mono = [np.repeat(x.mean(axis=1, keepdims=True), 2, axis=1) for x in truth]
     rows = [
-        np.concatenate([embedding.stereo_embedding(x) for x in sounds])
+        np.concatenate([frechet.stereo_embedding(x) for x in sounds])
         for sounds in (truth, [x[:, ::-1] for x in truth], mono)
     ]
     assert frechet_distance(rows[1], rows[0]) < 1e-3
     assert frechet_distance(rows[2], rows[0]) > 0.5
-
-
-# --- CLAP ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(params=[False, True], ids=["unfused", "fused"])
-def clap_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A random CLAP, nearly as small as its architecture allows, with windows of 1 s."""
-    torch.manual_seed(0)
-    fused = request.param
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {**sizes, "intermediate_size": 16, "vocab_size": 20, "projection_dim": 8}
-    audio = {
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "depths": [1, 1],
-        "num_attention_heads": [2, 2],
-        "patch_embeds_hidden_size": 16,
-        "projection_dim": 8,
-        "enable_fusion": fused,
-        "fusion_type": "aff_2d" if fused else None,
-    }
-    config = ClapConfig(text_config=text, audio_config=audio, projection_dim=8)
-    ClapModel(config).save_pretrained(tmp_path / "clap")
-    kind = "fusion" if fused else "rand_trunc"
-    ClapFeatureExtractor(max_length_s=1, truncation=kind).save_pretrained(tmp_path / "clap")
-    return tmp_path / "clap"
-
-
-def test_clap_embeds_windows_the_same_every_time(clap_folder: Path) -> None:
-    """2.5 s are two whole windows of 1 s; the rest of 0.5 s is too short for one of its own."""
-    clap = ClapEmbedding.load(str(clap_folder))
-    mono = noise_LC(2.5)[:, 0]
-    rows = clap.embed(mono)
-    assert rows.shape == (2, 8)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
-    assert np.abs(rows[0] - rows[1]).max() > 0
-    for _ in range(4):
-        np.testing.assert_array_equal(rows, clap.embed(mono))
-    np.testing.assert_allclose(rows[1:], clap.embed(mono[RATE : 2 * RATE]), atol=1e-5)
-    assert clap.embed(np.zeros(100)).shape == (0, 8)
-
-
-def test_clap_that_is_not_there_or_no_clap(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot load .*nowhere"):
-        ClapEmbedding.load(str(tmp_path / "nowhere"))
-    bert = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=9)
-    BertModel(bert).save_pretrained(tmp_path / "bert")
-    with pytest.raises(UserError, match="is a bert; use one of clap$"):
-        ClapEmbedding.load(str(tmp_path / "bert"))
-
-
-def test_clap_with_unfit_weights_or_rate_is_refused(clap_folder: Path) -> None:
-    folder, weights = str(clap_folder), clap_folder / "model.safetensors"
-    stored = load_file(weights)
-    extractor = ClapFeatureExtractor.from_pretrained(folder)
-    ClapFeatureExtractor(sampling_rate=16_000, max_length_s=1).save_pretrained(folder)
-    with pytest.raises(UserError, match="listens at 16000 Hz"):
-        ClapEmbedding.load(folder)
-    extractor.save_pretrained(folder)
-
-    part = {name: x for name, x in stored.items() if "audio_projection" not in name}
-    save_file(part, weights, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="tensor audio_projection.* is missing"):
-        ClapEmbedding.load(folder)
-    name = "audio_projection.linear1.weight"
-    save_file({**stored, name: torch.zeros(3, 3)}, weights, metadata={"format": "pt"})
-    with pytest.raises(UserError, match="make no network"):
-        ClapEmbedding.load(folder)
-    weights.write_bytes(b"not a tensor")
-    with pytest.raises(UserError, match="is damaged"):
-        ClapEmbedding.load(folder)
-    weights.unlink()
-    with pytest.raises(UserError, match="holds no model.safetensors"):
-        ClapEmbedding.load(folder)

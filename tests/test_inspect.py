@@ -11,18 +11,23 @@ import pytest
 import soundfile
 
 from spatial_v2a import Config
+from spatial_v2a.audio.delay import time_difference
 from spatial_v2a.audio.panning import pan_gains
 from spatial_v2a.conditioning.video_write import write_video
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.inspect import measure as kinds
-from spatial_v2a.inference.inspect.bearings import BoxFinder
-from spatial_v2a.inference.inspect.delay import time_difference
-from spatial_v2a.inference.inspect.levels import LevelMeter
-from spatial_v2a.inference.inspect.measure import Measured, measure
+from spatial_v2a.inference.inspect.measure import LevelMeter, Measured, measure
 from spatial_v2a.inference.inspect.picture import heat_map
 from spatial_v2a.inference.inspect.report import FileReport, inspect_file, plan_inspection
 from spatial_v2a.inference.inspect.sound import SoundReader, describe_track
-from spatial_v2a.inference.inspect.swap import FOLLOWS, PICTURE_HZ, SWAPPED, UNKNOWN, judge
+from spatial_v2a.inference.inspect.swap import (
+    FOLLOWS,
+    PICTURE_HZ,
+    SWAPPED,
+    UNKNOWN,
+    BoxFinder,
+    judge,
+)
 from tests.test_bad_input import refused
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from spatial_v2a.inference.evaluation import metrics, onsets
+from spatial_v2a.audio import onsets
+from spatial_v2a.inference.evaluation import literature, metrics
 from spatial_v2a.timing import TIMING
 
 TIMES_S = np.array([0.5, 1.0, 1.3, 2.0])
@@ -99,15 +100,15 @@ def test_f1_by_hand(tolerance_ms: int, pairs: int) -> None:
     """Errors of 20, 40 and 80 ms (the first lies on the edge and counts), one onset invented."""
     truth_s = np.array([1.0, 2.0, 3.0])
     found_s = np.array([1.02, 2.04, 2.92, 4.0])
-    sums = onsets.onset_f1_sums(found_s, truth_s, tolerance_ms=tolerance_ms)
+    sums = literature.onset_f1_sums(found_s, truth_s, tolerance_ms=tolerance_ms)
     # 4 found + 3 true = 7; F1 = 2 pairs / 7.
     np.testing.assert_array_equal(sums, [7, 2 * pairs])
     assert metrics.ratio(sums[None])[0] == pytest.approx(2 * pairs / 7)
 
 
 def test_f1_pools_over_clips() -> None:
-    one = onsets.onset_f1_sums(np.array([1.0]), np.array([1.0]), tolerance_ms=20)
-    none = onsets.onset_f1_sums(np.array([]), np.array([1.0, 2.0]), tolerance_ms=20)
+    one = literature.onset_f1_sums(np.array([1.0]), np.array([1.0]), tolerance_ms=20)
+    none = literature.onset_f1_sums(np.array([]), np.array([1.0, 2.0]), tolerance_ms=20)
     # 1 found + 1 true and 0 found + 2 true are 4 onsets with one pair: 2 x 1 / 4 = 0.5.
     np.testing.assert_array_equal(one + none, [4, 2])
     assert metrics.ratio((one + none)[None])[0] == 0.5
@@ -117,24 +118,41 @@ def test_median_error_by_hand() -> None:
     truth_s = np.array([1.0, 2.0, 3.0, 4.0, 5.0])
     found_s = np.array([1.003, 2.010, 2.988, 4.090, 5.2])
     # 3, 10, 12 and 90 ms; 200 ms has no partner. Lower median of four: the second, 10 ms.
-    sums = onsets.onset_error_sums(found_s, truth_s)
+    sums = literature.onset_error_sums(found_s, truth_s)
     assert sums[0] == 4
-    assert onsets.median_error_ms(sums[None])[0] == 10
+    assert literature.median_error_ms(sums[None])[0] == 10
     # A second clip with 12 and 13 ms: 3, 10, 12, 12, 13, 90; the third is 12 ms.
-    other = onsets.onset_error_sums(np.array([1.012, 2.013]), np.array([1.0, 2.0]))
-    assert onsets.median_error_ms((sums + other)[None])[0] == 12
-    assert metrics.bootstrap_figure(np.stack([sums, other]), onsets.median_error_ms).value == 12
+    other = literature.onset_error_sums(np.array([1.012, 2.013]), np.array([1.0, 2.0]))
+    assert literature.median_error_ms((sums + other)[None])[0] == 12
+    assert metrics.bootstrap_figure(np.stack([sums, other]), literature.median_error_ms).value == 12
 
 
 def test_no_pairs_no_median() -> None:
-    sums = onsets.onset_error_sums(np.array([]), np.array([1.0]))
-    assert np.isnan(onsets.median_error_ms(sums[None])[0])
+    sums = literature.onset_error_sums(np.array([]), np.array([1.0]))
+    assert np.isnan(literature.median_error_ms(sums[None])[0])
 
 
 def test_the_median_alone_flatters_few_lucky_onsets() -> None:
     """Why it stands beside F1: one exact onset of five has median 0 ms, and F1 1/3."""
     truth_s = np.arange(1.0, 6.0)
-    assert onsets.median_error_ms(onsets.onset_error_sums(truth_s[:1], truth_s)[None])[0] == 0
-    sums = onsets.onset_f1_sums(truth_s[:1], truth_s, tolerance_ms=20)
+    assert (
+        literature.median_error_ms(literature.onset_error_sums(truth_s[:1], truth_s)[None])[0] == 0
+    )
+    sums = literature.onset_f1_sums(truth_s[:1], truth_s, tolerance_ms=20)
     # 2 x 1 / (1 + 5)
     assert metrics.ratio(sums[None])[0] == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize("num_samples", [0, 300, 47_999, 48_000, 48_120, 61_000])
+def test_onsets_block_by_block_are_those_of_the_whole(num_samples: int) -> None:
+    """Blocks of a quarter of a second, with clicks at and beside their borders."""
+    audio_LC = 0.001 * np.random.default_rng(0).normal(size=(num_samples, 2))
+    for start in range(6_000, num_samples - 600, 5_990):
+        audio_LC[start : start + 500] *= 50
+    whole_J = onsets.pick_peaks(onsets.spectral_flux_db(audio_LC))
+    assert len(whole_J) >= num_samples // 8_000
+    meter = onsets.OnsetMeter(block_ticks=8)
+    for start in range(0, num_samples, 8 * TIMING.samples_per_tick):
+        meter.add(audio_LC[start : start + 8 * TIMING.samples_per_tick])
+    np.testing.assert_array_equal(meter.times_s, whole_J * onsets.HOP_S)
+    np.testing.assert_array_equal(onsets.onset_times_s(audio_LC), meter.times_s)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from spatial_v2a.conditioning import tracking
 from spatial_v2a.conditioning.box_fields import slots_of
@@ -193,6 +194,30 @@ def test_published_layouts_load_through_transformers(
     assert 0 <= float(grid.min()) and float(grid.max()) <= 1
     with pytest.raises(UserError, match="hidden_size"):
         load_dino(dino.model_copy(update={"hidden_size": 20}), tmp_path / "dino")
+
+
+def test_published_weights_that_do_not_fit_are_named(
+    config: PerceptionConfig, tmp_path: Path
+) -> None:
+    """The tensor is named, as a user must know which file is wrong and how."""
+    build_dino(config.dino).save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    stored = load_file(weights)
+    name = "embeddings.cls_token"
+    missing = {key: tensor for key, tensor in stored.items() if key != name}
+    for tensors, reason in (
+        (missing, rf"make no network \(tensor {name} is missing\)"),
+        ({**stored, name: torch.zeros(3, 3)}, rf"network \(tensor {name} has shape \[3, 3\], "),
+    ):
+        save_file(tensors, weights, metadata={"format": "pt"})
+        with pytest.raises(UserError, match=reason):
+            load_dino(config.dino, tmp_path)
+    weights.write_bytes(b"not a tensor")
+    with pytest.raises(UserError, match="is damaged"):
+        load_dino(config.dino, tmp_path)
+    weights.unlink()
+    with pytest.raises(UserError, match="holds no model.safetensors"):
+        load_dino(config.dino, tmp_path)
 
 
 def test_missing_corrupt_and_misfit_weights_are_user_errors(

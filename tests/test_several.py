@@ -5,6 +5,7 @@ import pytest
 
 from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.inference.evaluation import metrics, several
+from spatial_v2a.inference.evaluation.clips import source_azimuths
 from spatial_v2a.timing import TIMING
 
 TICKS = 90
@@ -84,4 +85,4 @@ def test_bearings_of_visible_sounding_sources() -> None:
     meta = {"fov_deg": 90.0, "sources": [{"id": 1}], "ticks": ticks}
     # Centre at 0.05 of the width: tan = 1 - 2 * 0.05 = 0.9, 42 degrees to the left.
     expected = [0.0, np.nan, np.nan, np.degrees(np.arctan(0.9))]
-    np.testing.assert_allclose(several.source_azimuths(meta)[1], expected, atol=1e-9)
+    np.testing.assert_allclose(source_azimuths(meta)[1], expected, atol=1e-9)

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from spatial_v2a.audio.onsets import onset_times_s
 from spatial_v2a.clip import Clip
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.evaluation.onsets import onset_times_s
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.stage.plan import ClipPlan, RecordingSettings, resolve_maps
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image
 
+from spatial_v2a.audio.onsets import OnsetMeter, onset_times_s
 from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features
 from spatial_v2a.inference.dub.take_faults import find_clicks, outside_rhythm
 from spatial_v2a.inference.dub.take_meter import TakeMeter
-from spatial_v2a.inference.dub.take_onsets import OnsetMeter
 from spatial_v2a.inference.dub.take_ranking import (
     behind,
     ranking_json,
@@ -24,7 +24,6 @@ from spatial_v2a.inference.dub.take_ranking import (
 from spatial_v2a.inference.dub.take_report import draw_takes
 from spatial_v2a.inference.dub.take_scene import MAX_THUMBNAILS, SceneNotes
 from spatial_v2a.inference.dub.take_scores import TakeScore, rank_takes, score_take
-from spatial_v2a.inference.evaluation.onsets import onset_times_s
 from spatial_v2a.timing import TIMING
 
 TICK = TIMING.samples_per_tick

@@ -7,9 +7,8 @@ import pytest
 
 from spatial_v2a.inference.cli.evaluate import evaluate
 from spatial_v2a.inference.evaluation import validation
-from spatial_v2a.inference.evaluation.clips import choose_clips, given_box_azimuth_deg, read_clips
-from spatial_v2a.inference.evaluation.rows import Record, Row
-from spatial_v2a.truth import clip_truth, window_truth
+from spatial_v2a.inference.evaluation.clips import choose_clips, clip_record, read_clips
+from spatial_v2a.inference.evaluation.rows import Row
 from tests import evaluation_clips as fake
 
 NUM_TICKS = 240
@@ -31,12 +30,8 @@ def results(shards: Path, tmp_path_factory):
     chosen = choose_clips([shards], num_clips=None, scenario=None)
     clips = list(read_clips(chosen, chosen.scored))
     sounds = {clip.key: clip.audio_LC() for clip in clips}
-    records = []
-    for number, clip in enumerate(clips):
-        truth = clip_truth(clip.meta)
-        windows = window_truth(truth, sounds[clip.key])
-        records.append(Record(truth, windows, given_box_azimuth_deg(clip.meta), number))
-    row = Row("ground_truth", "ground truth", lambda record: sounds[record.truth.key])
+    records = [clip_record(clip, number) for number, clip in enumerate(clips)]
+    row = Row("ground_truth", "ground truth", lambda record: sounds[record.key])
     folder = tmp_path_factory.mktemp("validation")
     return validation.validate(records, ground_truth=row, folder=folder, progress=lambda line: None)
 

@@ -89,7 +89,7 @@ def test_workers_end_with_their_parent(phase: str, number: signal.Signals) -> No
 
 POOL = """
 import multiprocessing, os, time
-from spatial_v2a.inference.evaluation.table import score_table
+from spatial_v2a.inference.evaluation.scoring import score_table
 from tests.test_workers import Sleeper
 if __name__ == "__main__":
     score_table([0, 1], Sleeper(), num_jobs=2, progress=print)

@@ -11,8 +11,6 @@ from pathlib import Path
 
 import torch
 
-from spatial_v2a.inference.evaluation.minutes import resident_mb
-
 # Large enough that starting the operation costs nothing and that few caches hold the copy.
 MATRIX_SIZE = {"cpu": 1024, "cuda": 4096}
 COPY_BYTES = {"cpu": 2**27, "cuda": 2**30}
@@ -126,3 +124,9 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def resident_mb() -> float:
+    """Resident memory of this process in MB (Linux)."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6

@@ -148,7 +148,7 @@ def evaluate(
     from spatial_v2a.inference.evaluation.clips import choose_clips
     from spatial_v2a.inference.evaluation.generate import load_system
     from spatial_v2a.inference.evaluation.sounds import Plan
-    from spatial_v2a.inference.evaluation.suite import Suite
+    from spatial_v2a.inference.evaluation.suite import ClipSuite
 
     num_jobs = jobs or _num_jobs(device)
     if validate:
@@ -175,7 +175,7 @@ def evaluate(
         data = _suite_clips(out, data, num_workers=num_jobs)
     chosen = choose_clips(data, num_clips=clips, scenario=scenario, silence_folders=silence)
     out.mkdir(parents=True, exist_ok=True)
-    report = Suite(
+    report = ClipSuite(
         chosen=chosen,
         out=out,
         system=system,

@@ -5,9 +5,9 @@ from pathlib import Path
 from spatial_v2a.conditioning.detector_choice import AUTO
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.evaluation.footage import find_footage, spread
 from spatial_v2a.inference.evaluation.generate import load_system
-from spatial_v2a.inference.footage.folder import find_footage, spread
-from spatial_v2a.inference.footage.suite import FootageSuite
+from spatial_v2a.inference.evaluation.suite import FootageSuite
 
 
 def run_footage(

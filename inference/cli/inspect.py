@@ -12,8 +12,8 @@ from spatial_v2a.inference.cli.plain_json import json_text
 from spatial_v2a.inference.cli.progress import progress
 
 if TYPE_CHECKING:
-    from spatial_v2a.inference.inspect.bearings import BoxFinder
     from spatial_v2a.inference.inspect.report import FileReport, InspectJob
+    from spatial_v2a.inference.inspect.swap import BoxFinder
 
 
 def inspect(
@@ -37,10 +37,9 @@ def inspect(
     ] = False,
 ) -> None:
     """Says how stereo a sound really is, and whether left and right agree with the picture."""
-    from spatial_v2a.inference.inspect.bearings import load_box_finder
     from spatial_v2a.inference.inspect.report import as_json as report_json
-    from spatial_v2a.inference.inspect.report import plan_inspection
-    from spatial_v2a.inference.inspect.text import as_table, as_text
+    from spatial_v2a.inference.inspect.report import as_table, as_text, plan_inspection
+    from spatial_v2a.inference.inspect.swap import load_box_finder
 
     jobs = plan_inspection(files, out=out, overwrite=overwrite)
     finder = None

@@ -10,8 +10,7 @@ from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.files import write_text
 from spatial_v2a.inference.engine.engine import EngineSettings, fastest_weights
 from spatial_v2a.inference.evaluation.generate import load_system
-from spatial_v2a.inference.evaluation.longrun import long_run
-from spatial_v2a.inference.evaluation.longrun_picture import draw_long_run
+from spatial_v2a.inference.evaluation.longrun import draw_long_run, long_run
 
 
 def run_long(

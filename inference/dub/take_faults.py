@@ -7,7 +7,7 @@ from array import array
 
 import numpy as np
 
-from spatial_v2a.inference.inspect.levels import MIN_CLIP_RUN
+from spatial_v2a.audio.stereo import MIN_CLIP_RUN
 from spatial_v2a.timing import TIMING
 
 # A click is a jump that its own past cannot foretell and that leaves nothing behind. The residual

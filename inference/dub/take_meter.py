@@ -5,9 +5,9 @@ Legend: L samples, C audio channels, T ticks, E energies (left^2, right^2, produ
 
 import numpy as np
 
+from spatial_v2a.audio.onsets import OnsetMeter
 from spatial_v2a.audio.stereo import SILENT_DBFS, StereoMeter, level_dbfs
 from spatial_v2a.inference.dub.take_faults import FaultMeter
-from spatial_v2a.inference.dub.take_onsets import OnsetMeter
 
 
 class TakeMeter:

@@ -7,11 +7,10 @@ Sign: d grows to the RIGHT, as defined there; the rest of the project counts lef
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 
-from spatial_v2a.audio.panning import window_power
+from spatial_v2a.audio.stereo import window_energies
 from spatial_v2a.inference.evaluation.metrics import Combine
 from spatial_v2a.timing import TIMING
 
@@ -38,22 +37,9 @@ class BiasWindows:
     said_right_W: np.ndarray
 
 
-class BiasSkill(NamedTuple):
-    """BiasSkill with what it is made of; NaN where it is not defined."""
-
-    score: float
-    balanced_accuracy: float
-    null: float
-    num_left: int
-    num_right: int
-
-
 def _sides(audio_LC: np.ndarray, *, bias: float, rms: float) -> tuple[np.ndarray, np.ndarray]:
     """Windows [W] that lean left, and right, by `bias` and are at least `rms` loud."""
-    if len(audio_LC) < WINDOW_SAMPLES:
-        return np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)
-    energy_WC = window_power(audio_LC, window_samples=WINDOW_SAMPLES)
-    left_W, right_W = energy_WC[:, 0], energy_WC[:, 1]
+    left_W, right_W, _ = window_energies(audio_LC, window_samples=WINDOW_SAMPLES).T
     # d = (E_R - E_L) / (E_R + E_L)
     d_W = (right_W - left_W) / np.maximum(right_W + left_W, 1e-30)
     loud_W = np.sqrt((left_W + right_W) / 2) >= rms
@@ -155,20 +141,3 @@ def _stacked(masks: list[np.ndarray]) -> np.ndarray:
     for row, mask in zip(stacked_NW, masks, strict=True):
         row[: len(mask)] = mask
     return stacked_NW
-
-
-def bias_skill(
-    clips: Sequence[BiasWindows], *, seed: int = 0, num_derangements: int = NUM_DERANGEMENTS
-) -> BiasSkill:
-    """BiasSkill over all clips: 1 is always the true side, 0 is chance, mono and hard left are 0.
-
-    Cannot see how far to a side a sound is, nor anything within |d| < 0.3 of the centre.
-
-    Returns:
-        NaN scores with fewer than two clips, or without an eligible window on either side.
-    """
-    sums_S = sum((bias_sums(clip) for clip in clips), np.zeros(5))
-    null = bias_null(clips, seed=seed, num_derangements=num_derangements)
-    score = float(bias_skill_given(null)(sums_S[None])[0])
-    accuracy = float(balanced_accuracy(sums_S[None])[0])
-    return BiasSkill(score, accuracy, null, int(sums_S[1]), int(sums_S[3]))

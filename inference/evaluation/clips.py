@@ -1,9 +1,9 @@
 """Finds the clips of a report in shards, and turns them into records without keeping them.
 
-Legend: T ticks.
+Legend: T ticks, N sources, L samples.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,10 @@ from spatial_v2a.archives import shard_parts
 from spatial_v2a.clip import Clip, parse_meta, read_shards
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import azimuth_rad
+from spatial_v2a.inference.evaluation import av_align
+from spatial_v2a.inference.evaluation.rows import ClipRecord, Picture
+from spatial_v2a.timing import TIMING
+from spatial_v2a.truth import clip_truth, window_truth
 
 
 @dataclass(frozen=True)
@@ -91,16 +95,89 @@ def read_clips(chosen: Chosen, keys: list[str]) -> Iterator[Clip]:
             yield clip
 
 
+def clip_record(
+    clip: Clip,
+    number: int,
+    *,
+    panner_azimuth_T: np.ndarray | None = None,
+    motion_peaks_s: Sequence[float] = (),
+    load_stems: Callable[[], np.ndarray] | None = None,
+) -> ClipRecord:
+    """What the rows and figures need to know of a clip.
+
+    Args:
+        clip: the recording.
+        number: its position in the run.
+        panner_azimuth_T: bearing of the largest box for the box-centre panner; None takes the
+            engine's own.
+        motion_peaks_s: when the motion of its picture peaks.
+        load_stems: reads its sources; None unless several were recorded.
+    """
+    meta, truth = clip.meta, clip_truth(clip.meta)
+    given_T = given_box_azimuth_deg(meta)
+    edges_T = [
+        np.array([[box["x"], box["x"] + box["w"]] for box in tick["boxes"]]).reshape(-1, 2)
+        * av_align.PICTURE_WIDTH_PX
+        for tick in meta["ticks"]
+    ]
+    picture = Picture(
+        given_T,
+        meta["fov_deg"],
+        edges_px_D=av_align.detection_frames(edges_T),
+        motion_peaks_s=np.array(motion_peaks_s, dtype=np.float64),
+    )
+    return ClipRecord(
+        key=truth.key,
+        number=number,
+        num_samples=truth.num_ticks * TIMING.samples_per_tick,
+        picture=picture,
+        panner_azimuth_T=given_T if panner_azimuth_T is None else panner_azimuth_T,
+        truth=truth,
+        windows=window_truth(truth, clip.audio_LC()),
+        load_stems=load_stems,
+        azimuths_NT=None if load_stems is None else np.stack([*source_azimuths(meta).values()]),
+    )
+
+
+def motion_peaks_s(clip: Clip) -> list[float]:
+    """Times at which the picture's motion peaks (AV-Align), from halved pictures: 1 s a clip."""
+    meter, step = av_align.MotionMeter(), 1
+    while clip.frame(0).shape[1] > av_align.MOTION_WIDTH * step:
+        step *= 2
+    for frame_HWC in clip.frames():
+        meter.add(np.ascontiguousarray(frame_HWC[::step, ::step]))
+    return meter.peaks_s()
+
+
 def given_box_azimuth_deg(meta: dict[str, Any]) -> np.ndarray:
     """Bearing of the engine's own largest box per tick [T], degrees, NaN without a box."""
-    bearings = []
-    for tick in meta["ticks"]:
-        if not tick["boxes"]:
-            bearings.append(np.nan)
-            continue
-        box = max(tick["boxes"], key=lambda box: box["w"] * box["h"])
-        bearings.append(np.degrees(azimuth_rad(box["x"] + box["w"] / 2, meta["fov_deg"])))
-    return np.array(bearings, dtype=np.float64)
+    largest_T = [
+        max(tick["boxes"], key=lambda box: box["w"] * box["h"], default=None)
+        for tick in meta["ticks"]
+    ]
+    return np.array([np.nan if box is None else box_azimuth_deg(box, meta) for box in largest_T])
+
+
+def source_azimuths(meta: dict[str, Any]) -> dict[int, np.ndarray]:
+    """Bearing of each source's box per tick, degrees [T]; NaN where not in the picture or silent.
+
+    Args:
+        meta: a recording's metadata.
+    """
+    ticks = meta["ticks"]
+    azimuths = {source["id"]: np.full(len(ticks), np.nan) for source in meta["sources"]}
+    for index, tick in enumerate(ticks):
+        boxes = {box["id"]: box for box in tick["boxes"]}
+        for source in tick["sources"]:
+            box = boxes.get(source["id"])
+            if box is not None and source["visible"] and source["sounding"]:
+                azimuths[source["id"]][index] = box_azimuth_deg(box, meta)
+    return azimuths
+
+
+def box_azimuth_deg(box: dict[str, Any], meta: dict[str, Any]) -> float:
+    """Bearing of a box's centre, positive left."""
+    return float(np.degrees(azimuth_rad(box["x"] + box["w"] / 2, meta["fov_deg"])))
 
 
 def _is_silent(meta: dict[str, Any]) -> bool:

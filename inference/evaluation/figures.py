@@ -1,9 +1,12 @@
-"""The figures of the report: how each combines from per-clip sums, and the table it stands in."""
+"""The figures of the reports: how each combines from per-clip sums, and the table it stands in."""
 
 from dataclasses import dataclass
 
-from spatial_v2a.inference.evaluation import metrics, trajectory
+import numpy as np
+
+from spatial_v2a.inference.evaluation import literature, metrics, trajectory
 from spatial_v2a.inference.evaluation.metrics import Combine
+from spatial_v2a.inference.inspect.measure import DUAL_MONO_DB
 
 # Bins of |bearing| in degrees for the error by eccentricity; beyond the last one is off screen.
 ECCENTRICITY_DEG = ((0, 10), (10, 25), (25, 45))
@@ -36,6 +39,17 @@ def share(title: str) -> FigureSpec:
 def mean(title: str) -> FigureSpec:
     """A mean over windows or clips."""
     return FigureSpec(title, metrics.ratio)
+
+
+def side_over_mid_db(sums_RS: np.ndarray) -> np.ndarray:
+    """Side over mid in dB from sums [windows, mid power, side power]; NaN in silence.
+
+    Kept within +-60 dB: a side DUAL_MONO_DB below the mid is as good as none.
+    """
+    _, mid, side = sums_RS.T
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value_db = 10 * np.log10(side / mid)
+    return np.clip(value_db, DUAL_MONO_DB, -DUAL_MONO_DB)
 
 
 LEFT_RIGHT = {
@@ -74,11 +88,12 @@ TIME = {
     "onset_f1_20_ms": share("onset F1 20 ms %"),
     "onset_f1_50_ms": share("50 ms %"),
     "onset_f1_100_ms": share("100 ms %"),
-    "onset_error_ms": FigureSpec("median onset error ms", metrics.ratio),
+    "onset_error_ms": FigureSpec("median onset error ms", literature.median_error_ms),
 }
-# LiteratureScorer makes these and TIME, with combinations of its own.
+# What combines its sums depends on all clips of a row (`scoring.pooled`).
+BIAS_SKILL = FigureSpec("BiasSkill", metrics.ratio, 5)
 LITERATURE = {
-    "bias_skill": mean("BiasSkill"),
+    "bias_skill": BIAS_SKILL,
     "helix_spatial": FigureSpec("HelixBench Spatial", metrics.ratio, digits=1),
     "spatial_av_align": mean("Spatial AV-Align"),
     "av_align": mean("AV-Align"),
@@ -90,7 +105,6 @@ LITERATURE = {
     "frechet_side": mean("side"),
     "frechet_stereo": mean("FSAD"),
 }
-SCORED = (LEFT_RIGHT, OVER_TIME, BY_PLACE, SEVERAL)
 TABLES = {
     "Left and right": LEFT_RIGHT,
     "Over time, and distance": OVER_TIME,
@@ -99,5 +113,25 @@ TABLES = {
     "When": TIME,
     "The literature's figures": LITERATURE,
 }
-# Those that score_row makes from sums per clip.
-FIGURES = {name: spec for table in SCORED for name, spec in table.items()}
+# Sums of every clip, whatever it holds; those of TIME and LITERATURE only where a source sounds.
+FIGURES = LEFT_RIGHT | OVER_TIME | BY_PLACE | SEVERAL
+
+FOOTAGE_TABLES = {
+    "Left and right": {
+        "mirror_correlation": FigureSpec("mirror correlation", metrics.correlation, 6),
+        "mirror_swapped": share("mirror swaps %"),
+        "side_over_mid_db": FigureSpec("side/mid dB", side_over_mid_db, 3, digits=1),
+        "left": share("left %"),
+        "centre": share("centre %"),
+        "right": share("right %"),
+    },
+    "Against the original track, and the picture": {
+        "helix_spatial": LITERATURE["helix_spatial"],
+        "audible_in_view": share("audible in view %"),
+        **{
+            name: LITERATURE[name]
+            for name in ("bias_skill", "envelope_l1", "av_align", "spatial_av_align")
+        },
+    },
+}
+FOOTAGE_FIGURES = {name: spec for table in FOOTAGE_TABLES.values() for name, spec in table.items()}

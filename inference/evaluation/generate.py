@@ -1,13 +1,15 @@
-"""Runs a checkpoint over clips: perception, engine, codec.
+"""Runs a checkpoint over clips and footage: perception, engine, codec.
 
 It runs the engine users run, tick by tick.
 Legend: B streams, T ticks, C channels, L samples, K box slots, F box fields.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import av
 import numpy as np
 import torch
 
@@ -16,6 +18,7 @@ from spatial_v2a.conditioning.annotations import clip_ticks, overlay_annotations
 from spatial_v2a.conditioning.box_fields import Box
 from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
+from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads
 from spatial_v2a.inference.engine.object_mix import (
@@ -26,8 +29,13 @@ from spatial_v2a.inference.engine.object_mix import (
 )
 from spatial_v2a.inference.engine.object_streams import ObjectStreams
 from spatial_v2a.inference.engine.pipeline import Pipeline
+from spatial_v2a.inference.evaluation import av_align
+from spatial_v2a.inference.evaluation.footage import Item
 from spatial_v2a.inference.evaluation.store import file_digest, stamp_of
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.timing import TIMING
+
+PROGRESS_TICKS = 60 * TIMING.tick_hz
 
 
 @dataclass
@@ -146,6 +154,64 @@ def _stack(rows: list[FrameFeatures]) -> FrameFeatures:
     """Joins features along the batch."""
     names = vars(rows[0])
     return FrameFeatures(**{name: torch.cat([vars(row)[name] for row in rows]) for name in names})
+
+
+@torch.inference_mode()
+def dub_item(
+    system: System, item: Item, *, fov_deg: float, mirrored: bool, progress: Callable[[str], None]
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Hears footage from its start, with the same seed whether mirrored or not.
+
+    Returns:
+        Sound, float32 [L, 2], exactly as long as the picture; and notes: largest box per tick,
+        edges of all boxes at 4 Hz, and when the motion peaks.
+
+    Raises:
+        UserError: its picture is damaged.
+    """
+    perception = system.perception
+    if system.perceptions is not None and item.source is not None:
+        perception = system.perceptions.of(item.source)
+    width = perception.max_image_width
+    engine = Engine(system.model, num_streams=1, settings=system.settings)
+    perception.init_state(1)
+    samples = engine.samples_per_tick
+    audio_LC = np.zeros((item.num_ticks * samples, TIMING.num_channels), np.float32)
+    motion, bearings, edges_T = av_align.MotionMeter(), [], []
+    with engine_threads(engine.device):
+        for tick, image_HWC in enumerate(_checked(item, max_width=width)):
+            if not mirrored:
+                motion.add(image_HWC)
+            shown_HWC = image_HWC[:, ::-1] if mirrored else image_HWC
+            frames_BHWC = torch.from_numpy(shown_HWC.copy())[None]
+            features = perception.step(frames_BHWC, fov_deg=fov_deg)
+            bearings += largest_box_azimuth_deg([features])
+            edges_T.append(box_edges_px(features))
+            audio_LC[tick * samples : (tick + 1) * samples] = engine.step(features)[0].numpy()
+            if (tick + 1) % PROGRESS_TICKS == 0:
+                progress(f"{item.key}: {(tick + 1) // TIMING.tick_hz} s heard")
+    notes = {
+        "largest_box_azimuth_deg": bearings,
+        "box_edges_px": [edges.round(2).tolist() for edges in av_align.detection_frames(edges_T)],
+        "motion_peaks_s": motion.peaks_s(),
+    }
+    return audio_LC[: item.num_samples], notes
+
+
+def box_edges_px(features: FrameFeatures) -> np.ndarray:
+    """Left and right edge in px of 256 of every box of one tick, [K, 2]."""
+    fields_KF = features.boxes_BTKF[0, 0].cpu().numpy()[features.box_mask_BTK[0, 0].cpu().numpy()]
+    middle_K, width_K = (fields_KF[:, BOX_FIELDS.index(name)] for name in ("cx", "w"))
+    edges_K2 = np.stack([middle_K - width_K / 2, middle_K + width_K / 2], axis=-1)
+    return edges_K2 * av_align.PICTURE_WIDTH_PX
+
+
+def _checked(item: Item, *, max_width: int) -> Iterator[np.ndarray]:
+    """Its pictures; what a decoder may raise becomes one line that names the item."""
+    try:
+        yield from item.ticks(max_width=max_width)
+    except av.error.FFmpegError as error:
+        raise UserError(f"{item.key} cannot be decoded ({error}); copy it again") from error
 
 
 @torch.inference_mode()

@@ -107,6 +107,12 @@ def sign_sums(difference_db_W: np.ndarray, azimuth_deg_W: np.ndarray) -> np.ndar
     return np.array([off_centre.sum(), (off_centre & right).sum()], dtype=np.float64)
 
 
+def within_reach_deg(azimuth_deg: np.ndarray) -> np.ndarray:
+    """Bearings cut to those that the panning law gives within MAX_LEVEL_DIFFERENCE_DB."""
+    reach_deg = float(law_azimuth_deg(np.array(MAX_LEVEL_DIFFERENCE_DB)))
+    return np.clip(azimuth_deg, -reach_deg, reach_deg)
+
+
 def azimuth_error_sums(
     difference_db_W: np.ndarray, azimuth_deg_W: np.ndarray, audible_W: np.ndarray
 ) -> np.ndarray:
@@ -115,9 +121,7 @@ def azimuth_error_sums(
     Bearings beyond the law's reach for a clipped difference are compared at its end. A window
     that is silent where the source sounds counts MAX_AZIMUTH_ERROR_DEG.
     """
-    reach_deg = float(law_azimuth_deg(np.array(MAX_LEVEL_DIFFERENCE_DB)))
-    truth_deg = np.clip(azimuth_deg_W, -reach_deg, reach_deg)
-    error = np.abs(law_azimuth_deg(difference_db_W) - truth_deg)
+    error = np.abs(law_azimuth_deg(difference_db_W) - within_reach_deg(azimuth_deg_W))
     error = np.where(audible_W, error, MAX_AZIMUTH_ERROR_DEG)
     return np.array([len(error), error.sum()], dtype=np.float64)
 
@@ -140,9 +144,3 @@ def mirror_sums(difference_db_W: np.ndarray, mirrored_db_W: np.ndarray) -> np.nd
         np.abs(mirrored_db_W) >= HEARD_DIFFERENCE_DB
     )
     return np.array([sided.sum(), (sided & swapped).sum()], dtype=np.float64)
-
-
-def level_dbfs(audio_LC: np.ndarray) -> float:
-    """RMS level over both channels in dB below full scale (-120 at least)."""
-    power = float((np.asarray(audio_LC, dtype=np.float64) ** 2).mean()) if len(audio_LC) else 0.0
-    return 10 * np.log10(max(power, 1e-12))

@@ -7,19 +7,13 @@ Legend: N sources, C channels, L samples, F frequencies, M frames, W windows of 
 """
 
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import torch
 from torchaudio.functional import spectrogram
 
-from spatial_v2a.audio.panning import (
-    FLOOR_DBFS,
-    MAX_LEVEL_DIFFERENCE_DB,
-    law_azimuth_deg,
-    window_level_dbfs,
-)
-from spatial_v2a.geometry import azimuth_rad
+from spatial_v2a.audio.panning import law_azimuth_deg
+from spatial_v2a.audio.stereo import level_dbfs, level_difference_db, window_energies
 from spatial_v2a.inference.evaluation import metrics
 from spatial_v2a.truth import AUDIBLE_DBFS, WINDOW_SAMPLES, WINDOW_TICKS
 
@@ -33,24 +27,6 @@ HEARD_APART_DEG = 1.0
 MISSED_DB = 20.0
 # Below this no source sounds; what is audible there is invented.
 INAUDIBLE_DBFS = -60.0
-
-
-def source_azimuths(meta: dict[str, Any]) -> dict[int, np.ndarray]:
-    """Bearing of each source's box per tick, degrees [T]; NaN where not in the picture or silent.
-
-    Args:
-        meta: a recording's metadata.
-    """
-    ticks = meta["ticks"]
-    azimuths = {source["id"]: np.full(len(ticks), np.nan) for source in meta["sources"]}
-    for index, tick in enumerate(ticks):
-        boxes = {box["id"]: box for box in tick["boxes"]}
-        for source in tick["sources"]:
-            box = boxes.get(source["id"])
-            if box is not None and source["visible"] and source["sounding"]:
-                centre = azimuth_rad(box["x"] + box["w"] / 2, meta["fov_deg"])
-                azimuths[source["id"]][index] = np.degrees(centre)
-    return azimuths
 
 
 def window_masks(stems_NLC: np.ndarray) -> np.ndarray:
@@ -107,19 +83,12 @@ def several_sums(
         len(azimuths_NT), num_windows, WINDOW_TICKS
     )
     true_NW = cut_NWT.mean(axis=-1)
-    level_NW = np.stack(
-        [window_level_dbfs(s, window_samples=WINDOW_SAMPLES)[:num_windows] for s in stems_NLC]
-    )
+    level_NW = np.stack([_levels(stem_LC)[:num_windows] for stem_LC in stems_NLC])
     sounds_NW = level_NW >= AUDIBLE_DBFS
     scored_NW = sounds_NW & ~np.isnan(true_NW)
     heard_dbfs_NW = 10 * np.log10(np.maximum(power_NCW.mean(axis=1), 1e-12))
     found_NW = heard_dbfs_NW >= np.maximum(level_NW - MISSED_DB, AUDIBLE_DBFS - MISSED_DB)
-    floored = power_NCW + 10 ** (FLOOR_DBFS / 10)
-    difference_NW = np.clip(
-        10 * np.log10(floored[:, 0] / floored[:, 1]),
-        -MAX_LEVEL_DIFFERENCE_DB,
-        MAX_LEVEL_DIFFERENCE_DB,
-    )
+    difference_NW = level_difference_db(power_NCW.swapaxes(1, 2))
     ordered = np.zeros(2)
     azimuth_NW = law_azimuth_deg(difference_NW)
     for a, b in combinations(range(len(stems_NLC)), 2):
@@ -129,7 +98,7 @@ def several_sums(
         right_W = (np.sign(heard_W) == np.sign(apart_W)) & (np.abs(heard_W) >= HEARD_APART_DEG)
         right_W &= found_NW[a] & found_NW[b]
         ordered += [judged_W.sum(), (judged_W & right_W).sum()]
-    mix_W = window_level_dbfs(audio_LC, window_samples=WINDOW_SAMPLES)[:num_windows]
+    mix_W = _levels(audio_LC)[:num_windows]
     silent_W = (level_NW < INAUDIBLE_DBFS).all(axis=0)[: len(mix_W)]
     return {
         "source_azimuth_error_deg": metrics.azimuth_error_sums(
@@ -141,3 +110,7 @@ def several_sums(
             [silent_W.sum(), (silent_W & (mix_W >= AUDIBLE_DBFS)).sum()], dtype=float
         ),
     }
+
+
+def _levels(audio_LC: np.ndarray) -> np.ndarray:
+    return level_dbfs(window_energies(audio_LC, window_samples=WINDOW_SAMPLES))

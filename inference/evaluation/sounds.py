@@ -1,4 +1,4 @@
-"""Makes every missing sound of a report: groups of clips, several processes if wanted."""
+"""Makes every missing sound of a report: of clips in groups and several processes, of footage."""
 
 import multiprocessing
 import time
@@ -15,17 +15,18 @@ from spatial_v2a.clip import Clip
 from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.engine.object_mix import DEFAULT_OBJECTS, Objects
 from spatial_v2a.inference.evaluation import rows
-from spatial_v2a.inference.evaluation.clips import Chosen, read_clips
+from spatial_v2a.inference.evaluation.clips import Chosen, motion_peaks_s, read_clips
+from spatial_v2a.inference.evaluation.footage import Item
 from spatial_v2a.inference.evaluation.generate import (
     System,
     codec_round_trip,
     detect,
     dub_clips,
+    dub_item,
     give_geometry,
     largest_box_azimuth_deg,
     load_system,
 )
-from spatial_v2a.inference.evaluation.literature_scoring import motion_peaks_s
 from spatial_v2a.inference.evaluation.store import SoundStore, clip_digest, stamp_of
 from spatial_v2a.processes import end_with_parent
 
@@ -184,6 +185,34 @@ def generate_all(
         for done, future in enumerate(as_completed(waiting), start=1):
             future.result()
             report(done)
+
+
+def keep_item(
+    system: System,
+    item: Item,
+    store: SoundStore,
+    *,
+    fov_deg: float,
+    progress: Callable[[str], None],
+) -> dict[str, dict[str, Any]]:
+    """Makes the missing sounds of footage and gives the notes of each by row name.
+
+    Raises:
+        UserError: the picture is damaged; nothing of it is kept.
+    """
+    stamp = stamp_of(system.digest, str(system.settings), item.digest(), fov_deg)
+    kept = {}
+    for row in (rows.MODEL, rows.MIRRORED):
+        kept[row] = store.notes(row, item.key, stamp=stamp)
+        if kept[row] is None:
+            begin = time.monotonic()
+            audio_LC, kept[row] = dub_item(
+                system, item, fov_deg=fov_deg, mirrored=row == rows.MIRRORED, progress=progress
+            )
+            store.save(row, item.key, audio_LC, stamp=stamp, notes=kept[row])
+            spent_s = time.monotonic() - begin
+            progress(f"{item.key}: {row}, {float(item.duration_s):.1f} s made in {spent_s:.1f} s")
+    return kept
 
 
 # One per process of the pool: the loaded checkpoint and the store.

@@ -1,36 +1,49 @@
-"""The whole report: makes the sounds, scores every row, writes tables, plots and audio."""
+"""The whole report: makes the sounds, scores every row, writes tables, plots and audio.
+
+One suite over two kinds of data: clips with known positions, and footage.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spatial_v2a.audio.stereo import sound_level_dbfs
 from spatial_v2a.clip import Clip
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.evaluation import rows
-from spatial_v2a.inference.evaluation.clips import Chosen, given_box_azimuth_deg, read_clips
+from spatial_v2a.inference.evaluation.clips import Chosen, clip_record, read_clips
+from spatial_v2a.inference.evaluation.footage import Candidate, Found, Item, NotScored
 from spatial_v2a.inference.evaluation.generate import System
-from spatial_v2a.inference.evaluation.literature_scoring import (
-    LiteratureScorer,
-    Picture,
-    box_edges_px,
-    largest_box_side,
+from spatial_v2a.inference.evaluation.originals import (
+    DataStereo,
+    FootageRecord,
+    Original,
+    footage_record,
+    inspect_original,
+    read_original,
 )
-from spatial_v2a.inference.evaluation.metrics import level_dbfs
-from spatial_v2a.inference.evaluation.plots import plot_clip
-from spatial_v2a.inference.evaluation.report import write_report
-from spatial_v2a.inference.evaluation.rows import Record, Row
-from spatial_v2a.inference.evaluation.scoring import RowScore, mirror_figures, skill
-from spatial_v2a.inference.evaluation.several import source_azimuths
+from spatial_v2a.inference.evaluation.plots import plot_clip, plot_item
+from spatial_v2a.inference.evaluation.report import write_footage_report, write_report
+from spatial_v2a.inference.evaluation.rows import ClipRecord, Row, null_rows, stored_row
+from spatial_v2a.inference.evaluation.scoring import (
+    ClipScorer,
+    FootageScorer,
+    RowScore,
+    mirror_figures,
+    score_table,
+    skill,
+)
 from spatial_v2a.inference.evaluation.sounds import (
     GROUP_CLIPS,
     Plan,
     clip_stamp,
     generate_all,
     keep_ground_truth,
+    keep_item,
 )
 from spatial_v2a.inference.evaluation.store import (
     SoundStore,
@@ -38,9 +51,7 @@ from spatial_v2a.inference.evaluation.store import (
     read_rival_wav,
     stamp_of,
 )
-from spatial_v2a.inference.evaluation.table import TableScorer, score_table
 from spatial_v2a.models.classifier import SoundClassifier
-from spatial_v2a.truth import clip_truth, window_truth
 
 Progress = Callable[[str], None]
 RIVAL = "audio"
@@ -54,8 +65,8 @@ TITLES = {
 
 
 @dataclass
-class Suite:
-    """One report: what to run, on what, and where it goes.
+class ClipSuite:
+    """A report on clips with known positions: what to run, on what, and where it goes.
 
     Attributes:
         chosen: clips to score.
@@ -79,7 +90,6 @@ class Suite:
     num_jobs: int
     progress: Progress
     store: SoundStore = field(init=False)
-    _pictures: list[Picture] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         self.store = SoundStore(self.out / "audio")
@@ -88,21 +98,6 @@ class Suite:
         """Runs everything and returns report.md's text; `description` says what was run."""
         if self.rival is not None:
             check_rival(self.rival, self.chosen)
-        records = self._make_sounds()
-        table, mirrored = self._table(records)
-        literature = LiteratureScorer(
-            records, self._pictures, ground_truth=table[0], seed=self.seed
-        )
-        scorer = TableScorer(records, table[0], self.classifier, literature, self.seed)
-        scores = score_table(table, scorer, num_jobs=self.num_jobs, progress=self.progress)
-        by_name = {score.row.name: score for score in scores}
-        checks = self._checks(records, by_name, mirrored)
-        self._plot(records, by_name)
-        skills = {name: skill(score, by_name[rows.MONO]) for name, score in by_name.items()}
-        run = {**description, "clips": [record.truth.key for record in records]}
-        return write_report(self.out, scores=scores, skills=skills, checks=checks, run=run)
-
-    def _make_sounds(self) -> list[Record]:
         if self.system is not None:
             generate_all(
                 self.system,
@@ -112,111 +107,245 @@ class Suite:
                 num_jobs=self.num_jobs,
                 progress=self.progress,
             )
-        records = []
-        for number, clip in enumerate(read_clips(self.chosen, self.chosen.scored)):
-            key, audio_LC = clip.meta["key"], clip.audio_LC()
-            stamp = stamp_of(clip_digest(clip))
-            notes = keep_ground_truth(clip, self.store)
-            peaks_s = np.array(notes["motion_peaks_s"])
-            self._pictures.append(
-                Picture(
-                    box_edges_px(clip.meta),
-                    peaks_s,
-                    clip.meta["fov_deg"],
-                    largest_box_side(clip.meta),
-                )
-            )
-            if self.rival is not None:
-                rival_LC = read_rival_wav(self.rival / f"{key}.wav", num_samples=len(audio_LC))
-                self.store.save(RIVAL, key, rival_LC, stamp=stamp, notes={})
-            records.append(self._record(clip, number))
-        return records
-
-    def _record(self, clip: Clip, number: int) -> Record:
-        truth = clip_truth(clip.meta)
-        panner_T = given_box_azimuth_deg(clip.meta)
-        if self.system is not None:
-            slot = number % GROUP_CLIPS
-            stamp = clip_stamp(self.system, clip, slot=slot, objects=self.plan.objects)
-            notes = self.store.notes(rows.MODEL, truth.key, stamp=stamp)
-            panner_T = np.array(notes["largest_box_azimuth_deg"], dtype=np.float64)
-        load_stems, azimuths_NT = self._stems(clip)
-        return Record(
-            truth,
-            window_truth(truth, clip.audio_LC()),
-            panner_T,
-            number,
-            load_stems=load_stems,
-            azimuths_NT=azimuths_NT,
+        clips = read_clips(self.chosen, self.chosen.scored)
+        records = [self._record(clip, number) for number, clip in enumerate(clips)]
+        table = self._table(records)
+        scorer = ClipScorer(records, table[0], self.classifier, self.seed)
+        scores = score_table(table, scorer, num_jobs=self.num_jobs, progress=self.progress)
+        by_name = {score.row.name: score for score in scores}
+        for record in records:
+            self._plot(record, by_name)
+        return write_report(
+            self.out,
+            scores=scores,
+            skills={name: skill(score, by_name[rows.MONO]) for name, score in by_name.items()},
+            checks=self._checks(records),
+            run={**description, "clips": [record.key for record in records]},
         )
 
-    def _stems(self, clip: Clip) -> tuple[Callable[[], np.ndarray] | None, np.ndarray | None]:
-        """Keeps the stems of a clip with several sources; a loader of them, and their bearings."""
-        stems = {source["id"]: clip.stem_LC(source["id"]) for source in clip.meta["sources"]}
-        if len(stems) < 2 or any(stem_LC is None for stem_LC in stems.values()):
-            return None, None
+    def _record(self, clip: Clip, number: int) -> ClipRecord:
+        """Keeps what lies in the clip; the panner takes the boxes that the model saw, if any."""
         key, stamp = clip.meta["key"], stamp_of(clip_digest(clip))
-        names = {identity: f"stem{identity}" for identity in stems}
-        for identity, name in names.items():
-            if self.store.notes(name, key, stamp=stamp) is None:
-                self.store.save(name, key, stems[identity], stamp=stamp, notes={})
-        azimuths = source_azimuths(clip.meta)
-
-        load = partial(_load_stems, self.store, key, tuple(names.values()))
-        return load, np.stack([azimuths[identity] for identity in names])
-
-    def _table(self, records: list[Record]) -> tuple[list[Row], Row | None]:
-        """Rows in order, and the mirrored sounds' row, which is a check and no line."""
-        names = [rows.GROUND_TRUTH]
+        truth_notes = keep_ground_truth(clip, self.store)
+        if self.rival is not None:
+            num_samples = len(clip.audio_LC())
+            rival_LC = read_rival_wav(self.rival / f"{key}.wav", num_samples=num_samples)
+            self.store.save(RIVAL, key, rival_LC, stamp=stamp, notes={})
+        panner_T = None
         if self.system is not None:
-            names += [rows.CODEC] if self.plan.has_codec else []
-            names += [name for name in self.plan.row_names if name != rows.MIRRORED]
-        titles = {name: TITLES[name] for name in names}
+            slot = number % GROUP_CLIPS
+            of_model = clip_stamp(self.system, clip, slot=slot, objects=self.plan.objects)
+            notes = self.store.notes(rows.MODEL, key, stamp=of_model)
+            panner_T = np.array(notes["largest_box_azimuth_deg"], dtype=np.float64)
+        return clip_record(
+            clip,
+            number,
+            panner_azimuth_T=panner_T,
+            motion_peaks_s=truth_notes["motion_peaks_s"],
+            load_stems=self._keep_stems(clip, key, stamp),
+        )
+
+    def _keep_stems(self, clip: Clip, key: str, stamp: str) -> Callable[[], np.ndarray] | None:
+        """Keeps the stems of a clip with several sources; a loader of them."""
+        stems = {f"stem{s['id']}": clip.stem_LC(s["id"]) for s in clip.meta["sources"]}
+        if len(stems) < 2 or any(stem_LC is None for stem_LC in stems.values()):
+            return None
+        for name, stem_LC in stems.items():
+            if self.store.notes(name, key, stamp=stamp) is None:
+                self.store.save(name, key, stem_LC, stamp=stamp, notes={})
+        return partial(_load_stems, self.store, key, tuple(stems))
+
+    def _table(self, records: list[ClipRecord]) -> list[Row]:
+        titles = {rows.GROUND_TRUTH: TITLES[rows.GROUND_TRUTH]}
+        if self.system is not None:
+            codec = [rows.CODEC] if self.plan.has_codec else []
+            made = [*codec, *(name for name in self.plan.row_names if name != rows.MIRRORED)]
+            titles |= {name: TITLES[name] for name in made}
         if self.rival is not None:
             titles[RIVAL] = f"{self.rival.name} (given sounds)"
-        table = rows.stored_rows(self.store, titles)
-        nulls = rows.null_rows(
+        nulls = null_rows(
             self.store,
             records,
             system=rows.MODEL if self.system is not None else RIVAL,
             panner="detected" if self.system is not None else "given",
             seed=self.seed,
         )
-        table += [row for row in nulls if row.name == rows.MONO or not self.plan.is_brief]
-        if self.system is None or not self.plan.mirror:
-            return table, None
-        return table, rows.stored_rows(self.store, {rows.MIRRORED: "mirrored"})[0]
+        table = [stored_row(self.store, name, title) for name, title in titles.items()]
+        return table + [row for row in nulls if row.name == rows.MONO or not self.plan.is_brief]
 
-    def _checks(
-        self, records: list[Record], by_name: dict[str, RowScore], mirrored: Row | None
-    ) -> dict[str, Any]:
+    def _checks(self, records: list[ClipRecord]) -> dict[str, Any]:
         checks: dict[str, Any] = {}
-        if mirrored is not None:
-            checks.update(mirror_figures(by_name[rows.MODEL].row, mirrored, records))
+        if self.system is not None and self.plan.mirror:
+            pair = (stored_row(self.store, name, "") for name in (rows.MODEL, rows.MIRRORED))
+            checks.update(mirror_figures(*pair, records))
         if self.system is not None:
-            checks["silent_scene_dbfs"] = self._silent_levels() or "no silent clip in the data"
+            # Level of the model's sound for each clip in which nothing sounds.
+            levels = {
+                key: round(sound_level_dbfs(self.store.load(rows.MODEL, key)), 2)
+                for key in self.chosen.silent
+            }
+            checks["silent_scene_dbfs"] = levels or "no silent clip in the data"
         if self.classifier is None:
             checks["class_accuracy"] = "no classifier; train one or give --classifier"
         return checks
 
-    def _silent_levels(self) -> dict[str, float]:
-        """Level of the model's sound for each clip in which nothing sounds."""
-        return {
-            key: round(float(level_dbfs(self.store.load(rows.MODEL, key))), 2)
-            for key in self.chosen.silent
-        }
-
-    def _plot(self, records: list[Record], by_name: dict[str, RowScore]) -> None:
-        folder = self.out / "plots"
-        folder.mkdir(exist_ok=True)
+    def _plot(self, record: ClipRecord, by_name: dict[str, RowScore]) -> None:
         drawn = [n for n in (rows.GROUND_TRUTH, rows.MODEL, RIVAL) if n in by_name]
+        sounds = {name.replace("_", " "): by_name[name].row.render(record) for name in drawn}
+        parts = []
+        for name in drawn[1:]:
+            count, r = by_name[name].sums["pan_correlation_per_clip"][record.number]
+            parts.append(f"{name} correlation {r:.2f}" if count else f"{name}: source still")
+        path = self.out / "plots" / f"{record.key}.png"
+        plot_clip(path, record, sounds, subtitle=", ".join(parts))
+
+
+@dataclass
+class FootageSuite:
+    """A report on footage: what to score and where it goes.
+
+    Attributes:
+        found: what the folder holds.
+        chosen: those of its candidates to score.
+        out: report folder; `audio/` and `plots/` are below it.
+        system: the loaded checkpoint.
+        fov_deg: horizontal field of view of the pictures.
+        seed: of the bootstrap, the random pans and the shuffle.
+        progress: receives one line per step.
+    """
+
+    found: Found
+    chosen: list[Candidate]
+    out: Path
+    system: System
+    fov_deg: float
+    seed: int
+    progress: Progress
+    store: SoundStore = field(init=False)
+    _not_scored: list[NotScored] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.store = SoundStore(self.out / "audio")
+        self._not_scored = list(self.found.not_scored)
+
+    def run(self, description: dict[str, Any]) -> str:
+        """Runs everything and returns report.md's text; `description` says what was run.
+
+        Raises:
+            UserError: nothing could be scored.
+        """
+        self.progress(f"{len(self.chosen)} items to score, {len(self._not_scored)} other files")
+        items, originals = self._open()
+        records = self._records(items, originals)
+        if not records:
+            keys = {candidate.key for candidate in self.chosen}
+            reason = next(n.reason for n in self._not_scored if n.name in keys)
+            raise UserError(f"none of {len(keys)} items can be scored; the first: {reason}")
+        table = self._table(records)
+        original = table[0] if table[0].name == rows.ORIGINAL else None
+        scorer = FootageScorer(records, original, self.seed)
+        scores = score_table(table, scorer, num_jobs=1, progress=self.progress)
         for record in records:
-            sounds = {name.replace("_", " "): by_name[name].row.render(record) for name in drawn}
-            parts = []
-            for name in drawn[1:]:
-                count, r = by_name[name].sums["pan_correlation_per_clip"][record.number]
-                parts.append(f"{name} correlation {r:.2f}" if count else f"{name}: source still")
-            plot_clip(folder / f"{record.truth.key}.png", record, sounds, subtitle=", ".join(parts))
+            plot_item(
+                self.out / "plots" / f"{record.key}.png",
+                record,
+                model_LC=self.store.load(rows.MODEL, record.key),
+                mirrored_LC=self.store.load(rows.MIRRORED, record.key),
+                original_LC=_original(self.store, record),
+            )
+        return write_footage_report(
+            self.out,
+            run=description,
+            stereo=DataStereo(originals),
+            scores=scores,
+            records=records,
+            not_scored=self._not_scored,
+            splits={name: len(set(names)) for name, names in self.found.splits.items()},
+        )
+
+    def _open(self) -> tuple[list[Item], dict[str, Original]]:
+        """Opens the chosen items and measures their originals.
+
+        Of Walking The Maps every sample is measured, scored or not: its sounds are short, and the
+        question is what the data set is.
+        """
+        wanted = {candidate.key for candidate in self.chosen}
+        items, originals = [], {}
+        for candidate in self.found.candidates:
+            if candidate.key not in wanted and not candidate.is_sample:
+                continue
+            try:
+                item = candidate.open()
+            except UserError as error:
+                self._fail(candidate.key, error)
+                continue
+            originals[item.key] = original = inspect_original(item)
+            if candidate.key in wanted:
+                items.append(item)
+                self.progress(f"{item.key}: {float(item.duration_s):.1f} s, {original.kind}")
+        return items, originals
+
+    def _records(self, items: list[Item], originals: dict[str, Original]) -> list[FootageRecord]:
+        """Makes every missing sound; items that fail are listed and left out."""
+        records: list[FootageRecord] = []
+        for item in items:
+            original, fov_deg = originals[item.key], self.fov_deg
+            try:
+                notes = keep_item(
+                    self.system, item, self.store, fov_deg=fov_deg, progress=self.progress
+                )
+                self._keep_original(item, original)
+            except UserError as error:
+                self._fail(item.key, error)
+                continue
+            number = len(records)
+            records.append(
+                footage_record(item, number, notes=notes, original=original, fov_deg=fov_deg)
+            )
+        return records
+
+    def _keep_original(self, item: Item, original: Original) -> None:
+        stamp = stamp_of(item.digest())
+        if original.is_sound and self.store.notes(rows.ORIGINAL, item.key, stamp=stamp) is None:
+            audio_LC = read_original(item)
+            self.store.save(rows.ORIGINAL, item.key, audio_LC, stamp=stamp, notes={})
+
+    def _fail(self, key: str, error: UserError) -> None:
+        self._not_scored.append(NotScored(key, str(error)))
+        self.progress(f"{key}: not scored: {error}")
+
+    def _table(self, records: list[FootageRecord]) -> list[Row]:
+        """Rows in order; those made from the model's sound have one of the mirrored picture too."""
+        straight, mirrored = (
+            [
+                stored_row(self.store, name, "**model**"),
+                *null_rows(
+                    self.store,
+                    records,
+                    system=name,
+                    panner="detected",
+                    seed=self.seed,
+                    noun="item",
+                ),
+            ]
+            for name in (rows.MODEL, rows.MIRRORED)
+        )
+        table = [
+            replace(row, render_mirrored=partial(_render_mirrored, twin))
+            for row, twin in zip(straight, mirrored, strict=True)
+        ]
+        if any(record.original.is_sound for record in records):
+            original = partial(_original, self.store)
+            table.insert(0, Row(rows.ORIGINAL, "original track", original))
+        return table
+
+
+def _render_mirrored(twin: Row, record: FootageRecord) -> np.ndarray:
+    return twin.render(record.mirrored)
+
+
+def _original(store: SoundStore, record: FootageRecord) -> np.ndarray | None:
+    return store.load(rows.ORIGINAL, record.key) if record.original.is_sound else None
 
 
 def _load_stems(store: SoundStore, key: str, names: tuple[str, ...]) -> np.ndarray:

@@ -10,12 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import spearmanr
 
-from spatial_v2a.audio.panning import (
-    FLOOR_DBFS,
-    MAX_LEVEL_DIFFERENCE_DB,
-    law_azimuth_deg,
-    window_power,
-)
+from spatial_v2a.audio.panning import law_azimuth_deg
+from spatial_v2a.audio.stereo import level_dbfs, level_difference_db, window_energies
 from spatial_v2a.inference.evaluation import metrics
 from spatial_v2a.timing import TIMING
 from spatial_v2a.truth import AUDIBLE_DBFS, ClipTruth
@@ -55,14 +51,10 @@ class SoundCurve:
 
 def sound_curve(audio_LC: np.ndarray, *, num_ticks: int) -> SoundCurve:
     """Level difference and level of centred windows at each tick (shorter ones at the ends)."""
-    power_TC = window_power(audio_LC, window_samples=TIMING.samples_per_tick)[:num_ticks]
-    power_TC = np.pad(power_TC, ((0, num_ticks - len(power_TC)), (0, 0)))
-    power_TC = centred_mean(power_TC)
-    floored_TC = power_TC + 10 ** (FLOOR_DBFS / 10)
-    difference_T = 10 * np.log10(floored_TC[:, 0] / floored_TC[:, 1])
-    difference_T = np.clip(difference_T, -MAX_LEVEL_DIFFERENCE_DB, MAX_LEVEL_DIFFERENCE_DB)
-    level_T = 10 * np.log10(np.maximum(power_TC.mean(axis=1), 1e-12))
-    return SoundCurve(law_azimuth_deg(difference_T), level_T)
+    energies_TE = window_energies(audio_LC, window_samples=TIMING.samples_per_tick)[:num_ticks]
+    energies_TE = centred_mean(np.pad(energies_TE, ((0, num_ticks - len(energies_TE)), (0, 0))))
+    azimuth_T = law_azimuth_deg(level_difference_db(energies_TE))
+    return SoundCurve(azimuth_T, level_dbfs(energies_TE))
 
 
 def centred_mean(values: np.ndarray) -> np.ndarray:
@@ -83,8 +75,7 @@ def true_curve_deg(truth: ClipTruth, truth_sound: SoundCurve) -> np.ndarray:
 def squared_error_sums(sound: SoundCurve, true_T: np.ndarray) -> np.ndarray:
     """Sums [ticks, squared error in deg^2] of one clip; silence counts the maximum error."""
     scored_T = ~np.isnan(true_T)
-    reach_deg = float(law_azimuth_deg(np.array(MAX_LEVEL_DIFFERENCE_DB)))
-    error_T = sound.azimuth_T - np.clip(true_T, -reach_deg, reach_deg)
+    error_T = sound.azimuth_T - metrics.within_reach_deg(true_T)
     error_T = np.where(sound.audible_T, error_T, metrics.MAX_AZIMUTH_ERROR_DEG)[scored_T]
     return np.array([len(error_T), (error_T**2).sum()])
 
@@ -92,8 +83,7 @@ def squared_error_sums(sound: SoundCurve, true_T: np.ndarray) -> np.ndarray:
 def bias_sums(sound: SoundCurve, true_T: np.ndarray) -> np.ndarray:
     """Sums [ticks, signed error in deg, positive to the left] of one clip, where it sounds."""
     scored_T = ~np.isnan(true_T) & sound.audible_T
-    reach_deg = float(law_azimuth_deg(np.array(MAX_LEVEL_DIFFERENCE_DB)))
-    error_T = sound.azimuth_T - np.clip(true_T, -reach_deg, reach_deg)
+    error_T = sound.azimuth_T - metrics.within_reach_deg(true_T)
     return np.array([scored_T.sum(), error_T[scored_T].sum()], dtype=np.float64)
 
 
@@ -189,3 +179,19 @@ def _distance(
     if len(octaves) < 2 * MOVE_TICKS or np.ptp(octaves) < np.log2(MIN_DISTANCE_RATIO):
         return picked_T, octaves[:0]
     return picked_T, octaves
+
+
+def curve_sums(
+    audio_LC: np.ndarray, truth_LC: np.ndarray, truth: ClipTruth
+) -> dict[str, np.ndarray]:
+    """Sums of the figures over time and of distance for one clip."""
+    sound, truth_sound = (sound_curve(x, num_ticks=truth.num_ticks) for x in (audio_LC, truth_LC))
+    true_T = true_curve_deg(truth, truth_sound)
+    return {
+        "trajectory_rmse_deg": squared_error_sums(sound, true_T),
+        "azimuth_bias_deg": bias_sums(sound, true_T),
+        "movement_direction": direction_sums(sound, true_T),
+        "lag_ms": lag_sums(sound, true_T),
+        "db_per_doubling": distance_sums(sound, truth, truth_sound),
+        "level_distance_spearman": rank_sums(sound, truth, truth_sound),
+    }

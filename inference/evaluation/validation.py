@@ -16,13 +16,13 @@ from matplotlib.figure import Figure as Picture
 from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.files import write_text, written_whole
 from spatial_v2a.inference.evaluation.metrics import Figure
-from spatial_v2a.inference.evaluation.report import cell
-from spatial_v2a.inference.evaluation.rows import Record, Row, hold_last
-from spatial_v2a.inference.evaluation.scoring import RowScore, score_row, skill
+from spatial_v2a.inference.evaluation.report import cell, table_lines
+from spatial_v2a.inference.evaluation.rows import ClipRecord, Row, hold_last
+from spatial_v2a.inference.evaluation.scoring import score_row, skill
 from spatial_v2a.inference.evaluation.trajectory import centred_mean
 from spatial_v2a.timing import TIMING
 
-Change = Callable[[np.ndarray, Record, float], np.ndarray]
+Change = Callable[[np.ndarray, ClipRecord, float], np.ndarray]
 SHOWN = {
     "pan_correlation": "pan correlation",
     "sign_accuracy": "right side %",
@@ -57,13 +57,13 @@ class Sweep:
     wanted: Callable[[float], float] | None
 
 
-def late(path_T: np.ndarray, record: Record, lag_ms: float) -> np.ndarray:
+def late(path_T: np.ndarray, record: ClipRecord, lag_ms: float) -> np.ndarray:
     """The path, `lag_ms` later (its first bearing is held until then)."""
     at_T = np.arange(len(path_T))
     return np.interp(at_T - lag_ms * TIMING.tick_hz / 1000.0, at_T, path_T)
 
 
-def wandering(path_T: np.ndarray, record: Record, size_deg: float) -> np.ndarray:
+def wandering(path_T: np.ndarray, record: ClipRecord, size_deg: float) -> np.ndarray:
     """The path plus slow noise of this standard deviation in degrees."""
     noise_T = centred_mean(np.random.default_rng(record.number).normal(size=len(path_T)))
     return path_T + size_deg * noise_T / max(noise_T.std(), 1e-9)
@@ -108,7 +108,7 @@ SWEEPS = {
 def sweep_row(sweep: Sweep, amount: float, *, ground_truth: Row) -> Row:
     """The row with this amount of one error."""
 
-    def render(record: Record) -> np.ndarray:
+    def render(record: ClipRecord) -> np.ndarray:
         truth = record.truth
         best_T = np.where(np.isnan(truth.screen_azimuth_T), truth.azimuth_T, truth.screen_azimuth_T)
         path_T = sweep.change(hold_last(best_T), record, amount)
@@ -119,7 +119,7 @@ def sweep_row(sweep: Sweep, amount: float, *, ground_truth: Row) -> Row:
 
 
 def validate(
-    records: list[Record], *, ground_truth: Row, folder: Path, progress: Callable[[str], None]
+    records: list[ClipRecord], *, ground_truth: Row, folder: Path, progress: Callable[[str], None]
 ) -> dict[str, dict[float, dict[str, Figure]]]:
     """Scores every sweep; writes validation.md and validation.png.
 
@@ -130,17 +130,14 @@ def validate(
         sweep_row(SWEEPS["scaled"], 0, ground_truth=ground_truth),
         records,
         ground_truth=ground_truth,
-        classifier=None,
     )
     results: dict[str, dict[float, dict[str, Figure]]] = {}
-    lines = ["# Validation of the metric", "", "| sound | " + " | ".join(SHOWN.values()) + " |"]
-    lines += ["|---" * (len(SHOWN) + 1) + "|"]
+    cells: list[list[str]] = []
 
     def add(row: Row) -> dict[str, Figure]:
-        score = score_row(row, records, ground_truth=ground_truth, classifier=None)
-        figures = shown_figures(score, mono)
-        cells = [cell(figures[name], is_share=name in SHARES) for name in SHOWN]
-        lines.append(f"| {row.title} | " + " | ".join(cells) + " |")
+        score = score_row(row, records, ground_truth=ground_truth)
+        figures = {**score.figures, "skill": skill(score, mono)}
+        cells.append([row.title, *(cell(figures[n], is_share=n in SHARES) for n in SHOWN)])
         return figures
 
     add(Row("truth", "ground truth", ground_truth.render))
@@ -154,14 +151,10 @@ def validate(
             amount: add(sweep_row(sweep, amount, ground_truth=ground_truth))
             for amount in sweep.amounts
         }
+    lines = ["# Validation of the metric", "", *table_lines(["sound", *SHOWN.values()], cells)]
     write_text(folder / "validation.md", "\n".join(lines) + "\n")
     draw(folder / "validation.png", results)
     return results
-
-
-def shown_figures(score: RowScore, mono: RowScore) -> dict[str, Figure]:
-    """A row's figures with its skill."""
-    return {**score.figures, "skill": skill(score, mono)}
 
 
 def draw(path: Path, results: dict[str, dict[float, dict[str, Figure]]]) -> None:

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from spatial_v2a.audio.panning import MAX_LEVEL_DIFFERENCE_DB, law_level_difference_db
 from spatial_v2a.audio.stereo import SIDED_DB, level_dbfs, level_difference_db, pan_curve
-from spatial_v2a.inference.inspect.bearings import BearingTrack
 from spatial_v2a.inference.inspect.measure import Measured
+from spatial_v2a.inference.inspect.swap import BearingTrack
 from spatial_v2a.timing import TIMING
 
 MAX_COLUMNS = 600

@@ -1,6 +1,6 @@
-"""Level panning: the engine's measured law and its inverse, gains, and windowed level differences.
+"""Level panning: the engine's measured law and its inverse, and gains.
 
-Legend: L samples, C audio channels (left, right), W windows, T ticks.
+Legend: L samples, C audio channels (left, right), T ticks.
 Sign: azimuth and level difference are POSITIVE TO THE LEFT (left louder than right).
 """
 
@@ -76,35 +76,3 @@ def pan_mono(mono_L: np.ndarray, azimuth_deg_T: np.ndarray, *, samples_per_tick:
     at_L = np.arange(len(mono_L))
     gains_LC = np.stack([np.interp(at_L, middles_T, gains_TC[:, c]) for c in (0, 1)], axis=-1)
     return (gains_LC * mono_L[:, None]).astype(np.float32)
-
-
-def window_power(audio_LC: np.ndarray, *, window_samples: int) -> np.ndarray:
-    """Mean square of each channel in consecutive windows (an incomplete last one is dropped).
-
-    Returns:
-        Power [W, C], full scale 1.
-    """
-    num_windows = len(audio_LC) // window_samples
-    blocks = audio_LC[: num_windows * window_samples].astype(np.float64)
-    return (blocks.reshape(num_windows, window_samples, -1) ** 2).mean(axis=1)
-
-
-def level_difference_db(
-    audio_LC: np.ndarray, *, window_samples: int, floor_dbfs: float = FLOOR_DBFS
-) -> np.ndarray:
-    """Level difference left minus right in each window, clipped to +-30 dB.
-
-    10 log10((P_L + f) / (P_R + f)) with P the window's mean square and f the floor's power.
-
-    Returns:
-        Decibels [W], positive where the left channel is louder; 0 in silence.
-    """
-    power_WC = window_power(audio_LC, window_samples=window_samples) + 10 ** (floor_dbfs / 10)
-    difference = 10 * np.log10(power_WC[:, 0] / power_WC[:, 1])
-    return np.clip(difference, -MAX_LEVEL_DIFFERENCE_DB, MAX_LEVEL_DIFFERENCE_DB)
-
-
-def window_level_dbfs(audio_LC: np.ndarray, *, window_samples: int) -> np.ndarray:
-    """Level of each window: RMS over both channels in dB below full scale [W] (-120 at least)."""
-    power_W = window_power(audio_LC, window_samples=window_samples).mean(axis=1)
-    return 10 * np.log10(np.maximum(power_W, 1e-12))

@@ -1,7 +1,8 @@
-"""How stereo a sound really is: level difference per tick, mid and side level, share left / right.
+"""How stereo a sound really is: level, level difference, mid and side, share left / right.
 
-Works on per-tick energies, three numbers a tick, so hours of sound are measured as they stream.
-Legend: L samples, C audio channels (left, right), T ticks, E energies (left^2, right^2, product).
+All of it from energies, three numbers a tick or window, so hours of sound are measured as they
+stream. Legend: L samples, C audio channels (left, right), T ticks or W windows, E energies (left^2,
+right^2, product), `...` any leading axes.
 Sign: level difference is POSITIVE TO THE LEFT (left louder than right), as in panning.py.
 """
 
@@ -19,8 +20,8 @@ SIDED_DB = 3.0
 SILENT_DBFS = -60.0
 # What a digital silence reads, instead of minus infinity.
 NOTHING_DBFS = -120.0
-
-
+# This many samples at full scale in a row are a cut-off wave; a single one is a normalised peak.
+MIN_CLIP_RUN = 3
 # 40 dB over full scale: no sound that was meant to be heard.
 MAX_SAMPLE = 100.0
 
@@ -79,6 +80,12 @@ def tick_energies(audio_LC: np.ndarray, *, samples_per_tick: int) -> np.ndarray:
     return np.add.reduceat(products_LE, starts, axis=0) / counts[:, None]
 
 
+def window_energies(audio_LC: np.ndarray, *, window_samples: int) -> np.ndarray:
+    """Mean energies of consecutive windows [W, 3]; an incomplete last one is dropped."""
+    whole = len(audio_LC) // window_samples * window_samples
+    return tick_energies(audio_LC[:whole], samples_per_tick=window_samples)
+
+
 def smooth_energies(energies_TE: np.ndarray, *, window_ticks: int) -> np.ndarray:
     """Mean over `window_ticks` (odd) ticks centred on each; fewer at the ends."""
     if window_ticks % 2 == 0:
@@ -90,15 +97,24 @@ def smooth_energies(energies_TE: np.ndarray, *, window_ticks: int) -> np.ndarray
     return (sums[last] - sums[first]) / (last - first)[:, None]
 
 
-def level_dbfs(energies_TE: np.ndarray) -> np.ndarray:
-    """RMS level over both channels of each tick in dB below full scale [T]."""
-    return _to_db((energies_TE[:, 0] + energies_TE[:, 1]) / 2)
+def level_dbfs(energies: np.ndarray) -> np.ndarray:
+    """RMS level over both channels in dB below full scale [...], -120 at least, of [..., E]."""
+    return _to_db((energies[..., 0] + energies[..., 1]) / 2)
 
 
-def level_difference_db(energies_TE: np.ndarray, *, floor_dbfs: float = FLOOR_DBFS) -> np.ndarray:
-    """Left minus right in dB of each tick [T], clipped to +-30; silence reads 0."""
+def sound_level_dbfs(audio: np.ndarray) -> float:
+    """RMS level of a whole sound of any shape in dB below full scale, -120 at least."""
+    power = np.square(audio, dtype=np.float64).mean() if len(audio) else 0.0
+    return float(_to_db(power))
+
+
+def level_difference_db(energies: np.ndarray, *, floor_dbfs: float = FLOOR_DBFS) -> np.ndarray:
+    """Left minus right in dB [...] of [..., E], clipped to +-30; silence reads 0.
+
+    10 log10((P_L + f) / (P_R + f)) with P the mean squares and f the floor's power.
+    """
     floor = 10 ** (floor_dbfs / 10)
-    ratio = (energies_TE[:, 0] + floor) / (energies_TE[:, 1] + floor)
+    ratio = (energies[..., 0] + floor) / (energies[..., 1] + floor)
     limit = MAX_LEVEL_DIFFERENCE_DB
     return np.clip(10 * np.log10(ratio), -limit, limit)
 

@@ -1,13 +1,18 @@
-"""Time difference between the channels, window by window.
+"""Time difference between the channels of a window of sound, by GCC-PHAT.
 
-GCC-PHAT: Knapp and Carter 1976, table I ("PHAT"), on the bins that carry sound.
-Legend: L samples, F frequency bins. Sign: POSITIVE when the LEFT channel comes first.
+Knapp and Carter 1976, table I ("PHAT"). `gcc_delay_ms` is the literature's: whole samples, all bins
+alike. `time_difference` is ours for real recordings: only bins that carry sound, between samples,
+and with the height of its peak, so that hum and unrelated channels give no answer.
+Legend: W windows, L samples, F frequency bins. Sign: POSITIVE when the LEFT channel comes first.
 """
 
-from array import array
-from dataclasses import dataclass
-
 import numpy as np
+
+from spatial_v2a.timing import TIMING
+
+# Windows of 64 ms, delays up to 1 ms: 1024 samples at 16 kHz in StereoCRW (2204.12489).
+GCC_WINDOW_SAMPLES = round(0.064 * TIMING.sample_rate_hz)
+GCC_MAX_DELAY_SAMPLES = round(0.001 * TIMING.sample_rate_hz)
 
 # Ears are at most 0.7 ms apart; this also holds a pair of microphones 0.7 m apart.
 MAX_DELAY_S = 0.002
@@ -15,57 +20,28 @@ MAX_DELAY_S = 0.002
 MIN_CROSS_POWER_DB = -50.0
 # A hum has many equal peaks: below this bandwidth a window is not judged.
 MIN_BANDWIDTH_HZ = 1000.0
-# Height of the peak against 1 for a pure delay; unrelated channels stay below 0.15.
+# Height of a clear peak against 1 for a pure delay; unrelated channels stay below 0.15.
 MIN_PEAK = 0.25
 
 
-@dataclass(frozen=True)
-class DelaySummary:
-    """Time differences of the windows with a clear peak.
+def gcc_delay_ms(audio_LC: np.ndarray) -> np.ndarray:
+    """Delay of the right channel behind the left in each window by GCC-PHAT, [W] in ms.
 
-    Attributes:
-        num_clear: windows with a clear peak.
-        num_windows: audible windows of full length.
-        median_ms, low_ms, high_ms: median, 5th and 95th percentile; NaN without a clear window.
-        median_peak: median height of the clear peaks, 0..1.
+    Positive where the left channel leads (a source on the left); at most 1 ms. A window in which a
+    channel is silent has no phase and counts 0: hard-panned sound reads as centred.
     """
-
-    num_clear: int
-    num_windows: int
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    median_peak: float
-
-
-class DelayMeter:
-    """Collects one time difference per window; 16 bytes each."""
-
-    def __init__(self, *, sample_rate_hz: int) -> None:
-        self._sample_rate_hz = sample_rate_hz
-        self._num_windows = 0
-        self._found = array("d")
-
-    def add(self, stereo_LC: np.ndarray) -> None:
-        """Adds an audible window [L, 2]."""
-        self._num_windows += 1
-        found = time_difference(stereo_LC, sample_rate_hz=self._sample_rate_hz)
-        if found is not None and found[1] >= MIN_PEAK:
-            self._found.extend(found)
-
-    def summary(self) -> DelaySummary:
-        """What was measured so far."""
-        delay_s, peak = np.array(self._found).reshape(-1, 2).T
-        nothing = (np.nan, np.nan, np.nan)
-        low, median, high = np.percentile(delay_s, [5, 50, 95]) if len(delay_s) else nothing
-        return DelaySummary(
-            num_clear=len(delay_s),
-            num_windows=self._num_windows,
-            median_ms=float(1e3 * median),
-            low_ms=float(1e3 * low),
-            high_ms=float(1e3 * high),
-            median_peak=float(np.median(peak)) if len(peak) else float("nan"),
-        )
+    num_windows = len(audio_LC) // GCC_WINDOW_SAMPLES
+    blocks_WLC = audio_LC[: num_windows * GCC_WINDOW_SAMPLES].astype(np.float64)
+    blocks_WLC = blocks_WLC.reshape(num_windows, GCC_WINDOW_SAMPLES, audio_LC.shape[1])
+    spectra_WFC = np.fft.rfft(blocks_WLC, n=2 * GCC_WINDOW_SAMPLES, axis=1)
+    # G(f) = R(f) L*(f) / |R(f) L*(f)|  (Knapp and Carter 1976, PHAT weighting)
+    cross_WF = spectra_WFC[..., 1] * spectra_WFC[..., 0].conj()
+    weighted_WF = cross_WF / (np.abs(cross_WF) + 1e-20)
+    correlation_WL = np.fft.irfft(weighted_WF, axis=1)
+    lags = np.arange(-GCC_MAX_DELAY_SAMPLES, GCC_MAX_DELAY_SAMPLES + 1)
+    best_W = lags[np.abs(correlation_WL[:, lags]).argmax(axis=1)]
+    silent_W = (blocks_WLC == 0.0).all(axis=1).any(axis=1)
+    return np.where(silent_W, 0.0, best_W * 1000 / TIMING.sample_rate_hz)
 
 
 def time_difference(stereo_LC: np.ndarray, *, sample_rate_hz: int) -> tuple[float, float] | None:

@@ -1,1 +1,0 @@
-"""The suite `footage`: any videos, and Walking The Maps, scored without known positions."""
