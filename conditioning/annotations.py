@@ -6,7 +6,7 @@ JSONL, one line per observation, ordered by time, the first at t = 0:
 `x`, `y` are the box's top left corner; all are fractions of the picture. `nearness`, `score`,
 `fov_deg`, `depth`, `mute` and `solo` may be left out, other keys (`azimuth_deg`, ...) are not read;
 tick n shows the newest line with t <= n / 30 s. An object whose box is gone is held for a moment,
-as a detected one is (`conditioning/persistence.py`). It stays where it is in the world if lines say
+as a detected one is (`conditioning/tracker.py`). It stays where it is in the world if lines say
 how far the camera has turned to the left since the line before (`"turn_deg": 1.5`). Where one says
 `"cut": true` another scene begins, and nothing is held across it.
 """
@@ -23,15 +23,15 @@ from numpy.typing import NDArray
 
 from spatial_v2a.bounded import open_regular, parse_json
 from spatial_v2a.clip import Clip
-from spatial_v2a.conditioning.box_fields import (
+from spatial_v2a.concepts import vocabulary_names
+from spatial_v2a.conditioning.boxes import (
     Box,
     BoxTokenBuilder,
     BoxTokens,
     frame_features,
     slots_of,
 )
-from spatial_v2a.conditioning.camera_turn import CameraTurn
-from spatial_v2a.conditioning.persistence import TrackPersistence
+from spatial_v2a.conditioning.scene import CameraTurn
 from spatial_v2a.conditioning.track_edits import (
     MarkedBox,
     TrackEditor,
@@ -39,7 +39,7 @@ from spatial_v2a.conditioning.track_edits import (
     check_ids,
     hide_boxes,
 )
-from spatial_v2a.conditioning.vocabulary import vocabulary_names
+from spatial_v2a.conditioning.tracker import TrackPersistence
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import pool_grid, slide_turn_deg

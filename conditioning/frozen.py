@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spatial_v2a.conditioning.cuda_graph import GraphedNetwork
-from spatial_v2a.conditioning.openvino_graph import (
+from spatial_v2a.conditioning.compiled import (
     CompiledNetwork,
     OpenVinoGraph,
     compile_traced,
@@ -31,7 +30,7 @@ class Deferred:
 
     Attributes:
         build: makes it, with its weights; imports what that takes.
-        key: from `compile_cache.make_key`; changes with all that decides what it computes but the
+        key: from `compiled.make_key`; changes with all that decides what it computes but the
             size of the pictures.
     """
 
@@ -190,3 +189,47 @@ def normalize_imagenet(x_BCHW: Tensor) -> Tensor:
     mean = torch.tensor(IMAGENET_MEAN, device=x_BCHW.device).view(shape)
     std = torch.tensor(IMAGENET_STD, device=x_BCHW.device).view(shape)
     return (x_BCHW.float() / 255.0 - mean) / std
+
+
+# Runs before the capture, in which libraries choose their kernels and take their workspaces.
+WARMUP_RUNS = 3
+
+
+def capture(function: Callable[[], tuple[Tensor, ...]]) -> tuple["torch.cuda.CUDAGraph", tuple]:
+    """The graph of a function without arguments, and its outputs, which every replay fills."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(WARMUP_RUNS):
+            function()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = tuple(function())
+    return graph, outputs
+
+
+class GraphedNetwork:
+    """A network of one input and one output, captured once for every batch size that it meets.
+
+    Args:
+        network: on a GPU, without host reads.
+        capture: as the function of this module; another one is for tests.
+    """
+
+    def __init__(self, network: Callable[[Tensor], Tensor], *, capture: Callable = capture) -> None:
+        self._network = network
+        self._capture = capture
+        self._captured: dict[int, tuple[Tensor, torch.cuda.CUDAGraph, Tensor]] = {}
+
+    def __call__(self, x_BCHW: Tensor) -> Tensor:
+        """The network's output, in memory of its own."""
+        size = len(x_BCHW)
+        if size not in self._captured:
+            buffer = x_BCHW.clone()
+            graph, (output,) = self._capture(lambda: (self._network(buffer),))
+            self._captured[size] = (buffer, graph, output)
+        buffer, graph, output = self._captured[size]
+        buffer.copy_(x_BCHW)
+        graph.replay()
+        return output.clone()

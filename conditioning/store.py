@@ -13,7 +13,7 @@ import torch
 
 from spatial_v2a.archives import read_arrays
 from spatial_v2a.bounded import read_json
-from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import write_text, written_whole

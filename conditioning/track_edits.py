@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from spatial_v2a.conditioning.box_fields import FORGET_AFTER_S, Box
+from spatial_v2a.conditioning.boxes import FORGET_AFTER_S, Box
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import azimuth_rad, nearness_in_boxes

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Literal
 
-from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.errors import UserError
 
 Clock = Literal["steps", "revolutions", "strokes", "none"]
@@ -333,3 +332,57 @@ def _asked_for(text: str) -> Concept | None:
 def sound_index(found: Concept) -> int | None:
     """Index in CLASS_NAMES of a concept's sound; None where it has none."""
     return None if found.sound is None else CLASS_NAMES.index(found.sound)
+
+
+# Appending is safe; reordering or removing a name breaks every trained checkpoint.
+CLASS_NAMES: tuple[str, ...] = (
+    "footsteps",
+    "engine",
+    "water",
+    "fire",
+    "siren",
+    "bell",
+    "dog",
+    "crow",
+    "voice",
+    "electric",
+    "drill",
+    "steam",
+    "clock",
+    "helicopter",
+    "machinery",
+    "alarm",
+    "frog",
+    "music_box",
+    "saw",
+    "horn",
+)
+NUM_CLASSES = len(CLASS_NAMES)
+
+
+def class_index(name: str) -> int:
+    """Index of a class name in CLASS_NAMES; an unknown name is a ValueError."""
+    try:
+        return CLASS_NAMES.index(name)
+    except ValueError:
+        raise ValueError(f"unknown class {name!r}; choose from {', '.join(CLASS_NAMES)}") from None
+
+
+# Names that `--detector` takes besides those of detectors: which fits the video, and the
+# checkpoint's own.
+AUTO, STAGE = "auto", "stage"
+# The 80 classes of COCO 2017, in the order published YOLO11 weights use.
+_COCO_NAMES = (
+    "person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,"
+    "stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,"
+    "backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,"
+    "baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,"
+    "bowl,banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,"
+    "potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,"
+    "oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush"
+)
+
+
+def vocabulary_names(vocabulary: Literal["stage", "coco"]) -> tuple[str, ...]:
+    """Names of a vocabulary in index order."""
+    return CLASS_NAMES if vocabulary == "stage" else tuple(_COCO_NAMES.split(","))

@@ -31,7 +31,7 @@ class FrameFeatures:
         box_mask_BTK: True where the slot holds a box.
         has_dino_BT, has_depth_BT, has_boxes_BT: False replaces the stream by its null embedding
             (an empty but working detector is has_boxes True with no slot set).
-        is_cut_BT: another scene begins here (`conditioning/scene_cuts.py`): the engine forgets what
+        is_cut_BT: another scene begins here (`conditioning/scene.py`): the engine forgets what
             it heard before. Training does not look at it.
     """
 

@@ -4,11 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.models.conditioner import PerceptionShapes
 from spatial_v2a.strict import Count, Pixels, Share, StrictConfig, Width, check_heads
 
-# Owner and name of a hub repository: never a path, and never fetched (conditioning/hub.py).
+# Owner and name of a hub repository: never a path, and never fetched (conditioning/weights.py).
 HubId = Annotated[
     str, Field(max_length=200, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$")
 ]
@@ -196,7 +196,7 @@ class PerceptionConfig(StrictConfig):
             vanished, seconds; 0 switches that off.
         scene_cut_threshold: how sudden and complete a change of the picture is a cut to another
             scene, at which what was seen and heard before is forgotten
-            (`conditioning/scene_cuts.py`); 0 sees no cuts.
+            (`conditioning/scene.py`); 0 sees no cuts.
     """
 
     dino: DinoSettings = DinoSettings()

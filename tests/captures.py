@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.timing import TIMING
 
 RATE_HZ = TIMING.sample_rate_hz

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.inference.dub.mux import open_sink
 from spatial_v2a.inference.marking.manifest import Provenance
 

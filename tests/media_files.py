@@ -6,7 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import write_video
 
 RATE_HZ = 48_000
 # Eight channels as QuickTime orders them; FFmpeg has the pair of the sides and of the back swapped.

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detections import Detections
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.inference.engine.pipeline import Pipeline
 
 HEIGHT, WIDTH = 120, 160

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.bundle import STREAMS, Perception
+from spatial_v2a.conditioning.perception import STREAMS, Perception
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.errors import UserError
 from spatial_v2a.training.ablate_command import ablate

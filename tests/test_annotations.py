@@ -15,7 +15,7 @@ from spatial_v2a.conditioning.annotations import (
     clip_ticks,
     overlay_annotations,
 )
-from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder
+from spatial_v2a.conditioning.boxes import Box, BoxTokenBuilder
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS
 from spatial_v2a.geometry import (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.inference.cli.main import run
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.bench import machine
 from spatial_v2a.inference.bench.feed import Feed

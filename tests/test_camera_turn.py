@@ -9,11 +9,10 @@ import torch
 
 from spatial_v2a import Config
 from spatial_v2a.conditioning.annotations import annotated_ticks
-from spatial_v2a.conditioning.box_fields import Box
-from spatial_v2a.conditioning.camera_turn import CameraTurn
-from spatial_v2a.conditioning.persistence import TrackPersistence
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.boxes import Box
+from spatial_v2a.conditioning.scene import CameraTurn
+from spatial_v2a.conditioning.tracker import TrackPersistence
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import azimuth_rad, column, slide_turn_deg
 from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks

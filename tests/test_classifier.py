@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.evaluation.clips import clip_record
 from spatial_v2a.inference.evaluation.scoring import named_class

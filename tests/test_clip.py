@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import webdataset
 
-from spatial_v2a.class_names import CLASS_NAMES, class_index
 from spatial_v2a.clip import clip_to_sample, flac_bytes, jpeg_bytes, read_shards
+from spatial_v2a.concepts import CLASS_NAMES, class_index
 from spatial_v2a.errors import UserError
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.stage.export import export_clip, find_clip

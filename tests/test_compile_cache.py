@@ -10,10 +10,15 @@ import pytest
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning import compile_cache, openvino_graph
-from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.compile_cache import cache_folder, load, make_key, store
-from spatial_v2a.conditioning.openvino_graph import has_openvino
+from spatial_v2a.conditioning import compiled as compiled_networks
+from spatial_v2a.conditioning.compiled import (
+    cache_folder,
+    has_openvino,
+    keep_network,
+    kept_network,
+    make_key,
+)
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.inference.engine.compiled import CompiledPasses
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings
@@ -43,24 +48,24 @@ def checkpoint(tmp_path_factory, tiny_config: Config) -> Path:
 @pytest.fixture
 def num_compiled(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts what OpenVINO compiles, as a list of one number."""
-    count, compile_model = [0], openvino_graph.compile_traced
+    count, compile_model = [0], compiled_networks.compile_traced
 
     def counting(*args, **options):
         count[0] += 1
         return compile_model(*args, **options)
 
-    for module in ("conditioning.frozen", "inference.openvino_passes"):
+    for module in ("conditioning.frozen", "inference.engine.openvino_passes"):
         monkeypatch.setattr(f"spatial_v2a.{module}.compile_traced", counting)
     return count
 
 
 def test_what_was_stored_is_found(folder: Path) -> None:
-    assert load("key") is None and cache_folder() == folder
-    store("key", NETWORK, [[1, None], [2, 3]])
-    entry = load("key")
+    assert kept_network("key") is None and cache_folder() == folder
+    keep_network("key", NETWORK, [[1, None], [2, 3]])
+    entry = kept_network("key")
     assert entry is not None
     assert (entry.network.tobytes(), entry.notes) == (NETWORK, [[1, None], [2, 3]])
-    assert folder.stat().st_mode & 0o077 == 0 and load("other") is None
+    assert folder.stat().st_mode & 0o077 == 0 and kept_network("other") is None
 
 
 def test_a_key_changes_with_everything_that_decides_the_network(
@@ -83,7 +88,7 @@ def test_a_key_changes_with_everything_that_decides_the_network(
         key(changed={"b": torch.ones(2, dtype=torch.int32)}),
     ]
     assert key() == keys[0] and len(set(keys)) == len(keys)
-    monkeypatch.setattr(compile_cache, "_processor", lambda: "another")
+    monkeypatch.setattr(compiled_networks, "_processor", lambda: "another")
     assert key() not in keys
 
 
@@ -105,41 +110,41 @@ def foreign_format(data: bytes) -> bytes:
     ids=["cut", "flipped", "foreign", "empty", "header"],
 )
 def test_a_damaged_entry_counts_as_absent(folder: Path, damage) -> None:
-    store("key", NETWORK, None)
+    keep_network("key", NETWORK, None)
     (path,) = folder.iterdir()
     path.write_bytes(damage(path.read_bytes()))
-    assert load("key") is None
-    store("key", NETWORK, None)
-    assert load("key") is not None
+    assert kept_network("key") is None
+    keep_network("key", NETWORK, None)
+    assert kept_network("key") is not None
 
 
 def test_an_entry_that_others_could_have_written_is_not_read(folder: Path) -> None:
-    store("key", NETWORK, None)
+    keep_network("key", NETWORK, None)
     (path,) = folder.iterdir()
     path.chmod(0o622)
-    assert load("key") is None
+    assert kept_network("key") is None
     path.chmod(0o600)
     path.rename(folder / "elsewhere")
     path.symlink_to(folder / "elsewhere")
-    assert load("key") is None
+    assert kept_network("key") is None
     path.unlink()
     os.mkfifo(path)
-    assert load("key") is None
+    assert kept_network("key") is None
 
 
 def test_what_was_used_longest_ago_goes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compile_cache, "MAX_BYTES", 3 * len(NETWORK))
+    monkeypatch.setattr(compiled_networks, "MAX_BYTES", 3 * len(NETWORK))
     for second, name in enumerate(("first", "second")):
-        store(name, NETWORK, None)
+        keep_network(name, NETWORK, None)
         os.utime(folder / f"{name}.network", (second, second))
     abandoned = folder / "killed.partial"
     abandoned.write_bytes(NETWORK)
     os.utime(abandoned, (0, 0))
-    assert load("first") is not None  # used now, so that the second is the older one
-    store("third", NETWORK, None)
+    assert kept_network("first") is not None  # used now, so that the second is the older one
+    keep_network("third", NETWORK, None)
     assert sorted(path.stem for path in folder.iterdir()) == ["first", "third"]
-    store("too large", NETWORK * 2, None)
-    assert load("too large") is None and load("third") is not None
+    keep_network("too large", NETWORK * 2, None)
+    assert kept_network("too large") is None and kept_network("third") is not None
 
 
 def test_a_folder_that_cannot_be_written_costs_the_cache_only(
@@ -147,8 +152,8 @@ def test_a_folder_that_cannot_be_written_costs_the_cache_only(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    store("key", NETWORK, None)
-    assert load("key") is None
+    keep_network("key", NETWORK, None)
+    assert kept_network("key") is None
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
     assert cache_folder() == Path.home() / ".cache/spatial_v2a/compiled"
 
@@ -201,7 +206,7 @@ def test_damaged_entries_are_made_again(
         gc.collect()
         for path in folder.iterdir():
             path.unlink()
-            store(path.stem, NETWORK, None)
+            keep_network(path.stem, NETWORK, None)
 
 
 @needs_openvino
@@ -231,17 +236,17 @@ print(json.dumps([name for name in sys.modules]))
 def test_the_switch_leaves_the_cache_alone(
     folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch, tiny_config: Config
 ) -> None:
-    monkeypatch.setenv(openvino_graph.SWITCH, "0")
+    monkeypatch.setenv(compiled_networks.SWITCH, "0")
     Perception.from_checkpoint(checkpoint, tiny_config.perception)
     assert not folder.exists()
 
 
 def test_a_damaged_entry_is_said_to_who_asks(folder: Path, caplog) -> None:
-    store("key", NETWORK, None)
+    keep_network("key", NETWORK, None)
     (path,) = folder.iterdir()
     path.write_bytes(b"")
     with caplog.at_level(logging.INFO):
-        assert load("key") is None
+        assert kept_network("key") is None
     assert str(path) in caplog.text
 
 

@@ -10,8 +10,14 @@ import soundfile
 import yaml
 
 from spatial_v2a import Config
-from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.concepts import CONCEPTS, SoundMap, find_concept, parse_sounds, sound_index
+from spatial_v2a.concepts import (
+    CLASS_NAMES,
+    CONCEPTS,
+    SoundMap,
+    find_concept,
+    parse_sounds,
+    sound_index,
+)
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli import main as cli
 from tests.tiny_checkpoint import write_tiny_checkpoint

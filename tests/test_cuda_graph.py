@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.conditioning.cuda_graph import GraphedNetwork
+from spatial_v2a.conditioning.frozen import GraphedNetwork
 
 
 class Replay:

@@ -12,12 +12,11 @@ import torch
 
 from spatial_v2a import Config
 from spatial_v2a.concepts import SoundMap, parse_sounds
-from spatial_v2a.conditioning import detector_choice
-from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning import detectors
 from spatial_v2a.conditioning.detections import BoxDetector, Detections
-from spatial_v2a.conditioning.detector_choice import Perceptions, spread_pictures
-from spatial_v2a.conditioning.video import VideoSource, open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.detectors import Perceptions, spread_pictures
+from spatial_v2a.conditioning.perception import Perception
+from spatial_v2a.conditioning.video import VideoSource, open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import BoxSettings
 
@@ -54,7 +53,7 @@ def choice(config: Config, *, own: float, general: float, label: str = "person")
         detector=Sees(names, names.index(label), general),
         sounds=SoundMap(names),
     )
-    loaded = {detector_choice.STAGE: stage, detector_choice.GENERAL: other}
+    loaded = {detectors.STAGE: stage, detectors.GENERAL: other}
     return Perceptions(Path("unused"), perception, _loaded=loaded)
 
 
@@ -62,7 +61,7 @@ def choice(config: Config, *, own: float, general: float, label: str = "person")
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache in which the general detector's file lies."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    file = detector_choice.weights_path(detector_choice.GENERAL)
+    file = detectors.weights_path(detectors.GENERAL)
     file.parent.mkdir(parents=True)
     file.touch()
     return file

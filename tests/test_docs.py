@@ -13,7 +13,7 @@ import soundfile
 import typer
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import write_video
 from tests.captures import RATE_HZ, decoded
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.openvino_graph import SWITCH
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.compiled import SWITCH
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.inference.cli.main import run
 from tests.captures import RATE_HZ, decoded, write_capture
 from tests.test_docs import FENCE, command_line, options

@@ -11,8 +11,7 @@ import pytest
 import soundfile
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
@@ -177,6 +176,6 @@ def test_a_dub_that_is_stopped_leaves_nothing(tmp_path: Path, dubber: Dubber) ->
 
 
 def _any_class() -> str:
-    from spatial_v2a.class_names import CLASS_NAMES
+    from spatial_v2a.concepts import CLASS_NAMES
 
     return CLASS_NAMES[0]

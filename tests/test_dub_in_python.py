@@ -8,9 +8,8 @@ import pytest
 import soundfile
 
 from spatial_v2a import Config, SpatialV2A, UserError
-from spatial_v2a.conditioning.openvino_graph import SWITCH
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.compiled import SWITCH
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.inference.cli import dub as dub_command
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.dub_video import dub_video

@@ -12,10 +12,9 @@ import pytest
 import soundfile
 
 from spatial_v2a import Config
-from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.conditioning.openvino_graph import SWITCH
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.concepts import CLASS_NAMES
+from spatial_v2a.conditioning.compiled import SWITCH
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.conditioning.weights import FILE_OF
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.main import run

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.box_fields import Box
-from spatial_v2a.conditioning.openvino_graph import SWITCH
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.boxes import Box
+from spatial_v2a.conditioning.compiled import SWITCH
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.inference.cli import progress as progress_module
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.cli.plain_json import json_text

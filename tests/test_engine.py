@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.openvino_graph import SWITCH, has_openvino
+from spatial_v2a.conditioning.compiled import SWITCH, has_openvino
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features, mirror_features
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads
 from spatial_v2a.inference.engine.graphed import GraphedPasses

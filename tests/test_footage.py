@@ -13,8 +13,7 @@ from PIL import Image
 
 from spatial_v2a import Config
 from spatial_v2a.audio.panning import pan_gains
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.evaluate import SuiteName, evaluate
 from spatial_v2a.inference.cli.main import run

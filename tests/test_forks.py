@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.openvino_graph import has_openvino
+from spatial_v2a.conditioning.compiled import has_openvino
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 # What every case begins with; `fork` runs a function in a child and tells what came of it.
@@ -35,7 +35,7 @@ def fork(work):
 torch.set_num_threads(2)
 """
 GRAPH = """
-from spatial_v2a.conditioning.openvino_graph import OpenVinoGraph, compile_traced
+from spatial_v2a.conditioning.compiled import OpenVinoGraph, compile_traced
 example = (torch.ones(1, 4),)
 def compiled():
     return OpenVinoGraph(compile_traced(torch.jit.trace(torch.nn.Linear(4, 4), example), example))

@@ -15,21 +15,21 @@ import torch
 from huggingface_hub import constants
 from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
 
-from spatial_v2a.conditioning.general_detectors import (
+from spatial_v2a.conditioning.detectors import (
     get_detector,
     kind_of,
     list_detectors,
     load_detector,
 )
-from spatial_v2a.conditioning.nanodet import NanoDet
-from spatial_v2a.conditioning.published_weights import (
+from spatial_v2a.conditioning.nanodet import (
     NANODET,
+    NanoDet,
     PublishedWeights,
     cache_folder,
     digest_of,
     fetch,
     is_present,
-    load,
+    load_weights,
     nanodet_state,
     weights_path,
 )
@@ -216,7 +216,7 @@ def test_weights_of_a_file_are_checked_and_kept_private(archive: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     assert [file.name for file in path.parent.iterdir()] == ["tiny.safetensors"]
     model = torch.nn.Linear(3, 2, bias=False)
-    load(published, model)
+    load_weights(published, model)
     assert model.weight.dtype == torch.float32 and model.weight[1, 2] == 5
     assert not list(archive.parent.parent.glob("evil"))
 
@@ -253,7 +253,7 @@ def test_damaged_weights_are_refused_and_fetched_again(archive: Path) -> None:
     path.write_bytes(content)
     assert not is_present(published)
     with pytest.raises(UserError, match="is not what was published; get it again"):
-        load(published, torch.nn.Linear(3, 2, bias=False))
+        load_weights(published, torch.nn.Linear(3, 2, bias=False))
     fetch(published, archive=archive)
     assert is_present(published)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spatial_v2a.conditioning.camera_turn import CameraTurn
+from spatial_v2a.conditioning.scene import CameraTurn
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features, mirror_features

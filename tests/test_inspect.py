@@ -13,7 +13,7 @@ import soundfile
 from spatial_v2a import Config
 from spatial_v2a.audio.delay import time_difference
 from spatial_v2a.audio.panning import pan_gains
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.inspect import measure as kinds
 from spatial_v2a.inference.inspect.measure import LevelMeter, Measured, measure

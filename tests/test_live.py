@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 from spatial_v2a import Config, SpatialV2A, UserError
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.inference.engine.stream import Stream
 from spatial_v2a.inference.live.clock import Schedule
 from spatial_v2a.inference.live.conceal import FADE_IN_SAMPLES

@@ -15,7 +15,7 @@ import pytest
 import soundfile
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.extras import install_command
 from spatial_v2a.inference.cli.live import _one_interrupt, _recording
 from spatial_v2a.inference.cli.main import run

@@ -20,8 +20,7 @@ import pytest
 import soundfile
 
 from spatial_v2a import UserError
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.inference.live import devices
 from spatial_v2a.inference.live.clock import Clock
 from spatial_v2a.inference.live.conceal import FADE_OUT_SAMPLES, Concealer

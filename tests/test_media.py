@@ -15,9 +15,7 @@ import pytest
 import soundfile
 
 from spatial_v2a.conditioning.media import open_input, open_output, packets
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_scan import MAX_LENGTH_S
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import MAX_LENGTH_S, open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.jobs import DubOptions, check_size, default_out, plan_jobs

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.openvino_graph import SWITCH
+from spatial_v2a.conditioning.compiled import SWITCH
 from tests.mutated_files import DAMAGES, make_case, run_cases, write_seeds
 from tests.tiny_checkpoint import write_tiny_checkpoint
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import check_writable, written_whole
 from spatial_v2a.inference.dub.jobs import default_name, plan_jobs

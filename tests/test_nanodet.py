@@ -5,11 +5,19 @@ import pytest
 import torch
 from torch import Tensor
 
+from spatial_v2a.conditioning.compiled import has_openvino
 from spatial_v2a.conditioning.detections import input_size
-from spatial_v2a.conditioning.general_detectors import NANODET_FULL, load_detector
-from spatial_v2a.conditioning.nanodet import STRIDES, NanoDet, NanoDetDetector, decode
-from spatial_v2a.conditioning.openvino_graph import has_openvino
-from spatial_v2a.conditioning.published_weights import NANODET, is_present, load, weights_path
+from spatial_v2a.conditioning.detectors import NANODET_FULL, load_detector
+from spatial_v2a.conditioning.nanodet import (
+    NANODET,
+    STRIDES,
+    NanoDet,
+    NanoDetDetector,
+    decode,
+    is_present,
+    load_weights,
+    weights_path,
+)
 from spatial_v2a.errors import UserError
 from spatial_v2a.perception_config import BoxSettings
 from tests.tiny_checkpoint import shaken
@@ -153,7 +161,7 @@ def _road_signs() -> np.ndarray:
 def test_published_weights_find_what_tensorflow_js_finds() -> None:
     """Expected boxes are those of the published graph itself, run by TensorFlow.js 4."""
     model = NanoDet()
-    load(NANODET, model)
+    load_weights(NANODET, model)
     detector = NanoDetDetector(NANODET_FULL, model)
     (found,) = detector.detect(torch.from_numpy(_road_signs())[None])
     assert [detector.names[index] for index in found.class_K] == ["stop sign", "traffic light"]

@@ -22,10 +22,9 @@ import soundfile
 import torch
 
 from spatial_v2a import SpatialV2A, load_config
-from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.conditioning.openvino_graph import SWITCH
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.concepts import CLASS_NAMES
+from spatial_v2a.conditioning.compiled import SWITCH
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.conditioning.weights import FILE_OF
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.models.checkpoint import find_checkpoint, read_config

@@ -10,8 +10,7 @@ import torch
 
 from spatial_v2a import Config
 from spatial_v2a.audio.stereo import checked_sound
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.errors import NotSound
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.dubber import Dubber

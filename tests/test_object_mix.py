@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
-from spatial_v2a.conditioning.openvino_graph import SWITCH, has_openvino
+from spatial_v2a.conditioning.boxes import Box, BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.compiled import SWITCH, has_openvino
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine.allocator import FADE_TICKS, LINGER_TICKS
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.openvino_graph import (
+from spatial_v2a.conditioning.compiled import (
     SWITCH,
     OpenVinoGraph,
     compile_traced,
     has_openvino,
 )
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.extras import install_command
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, fastest_weights

@@ -9,8 +9,7 @@ import pytest
 import soundfile
 from pymediainfo import MediaInfo
 
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.dub.finishing import Finish, measure, plan_finish
 from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs

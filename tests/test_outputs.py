@@ -17,7 +17,7 @@ import soundfile
 import torch
 
 from spatial_v2a import Config, files
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import (

@@ -8,20 +8,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from spatial_v2a.conditioning import tracking
-from spatial_v2a.conditioning.box_fields import slots_of
-from spatial_v2a.conditioning.bundle import EXTRACT_BATCH, Perception
-from spatial_v2a.conditioning.depth import (
+from spatial_v2a.concepts import vocabulary_names
+from spatial_v2a.conditioning import tracker
+from spatial_v2a.conditioning.boxes import slots_of
+from spatial_v2a.conditioning.detections import Detections, letterbox, select_boxes
+from spatial_v2a.conditioning.encoders import (
     DepthEncoder,
+    DinoEncoder,
     build_depth,
+    build_dino,
     load_depth,
+    load_dino,
     nearness_of_prediction,
 )
-from spatial_v2a.conditioning.detections import Detections, letterbox, select_boxes
-from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
+from spatial_v2a.conditioning.perception import EXTRACT_BATCH, Perception
 from spatial_v2a.conditioning.store import FeatureStore
-from spatial_v2a.conditioning.tracking import BoxTracker
-from spatial_v2a.conditioning.vocabulary import vocabulary_names
+from spatial_v2a.conditioning.tracker import BoxTracker
 from spatial_v2a.conditioning.weights import WEIGHTS_NAME, write_weights
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, import_ultralytics
 from spatial_v2a.config import load_config
@@ -88,7 +90,7 @@ def test_a_look_gives_the_boxes_of_every_tick_with_its_features(
     seeing: Perception, frames_THWC: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over more than one batch of the encoders; what has no slot is among the boxes, too."""
-    monkeypatch.setattr(tracking, "SURE_SHARE", 0.0)  # random weights are sure of nothing
+    monkeypatch.setattr(tracker, "SURE_SHARE", 0.0)  # random weights are sure of nothing
     frames_THWC = np.concatenate([frames_THWC] * 7)
     assert len(frames_THWC) > EXTRACT_BATCH
     seen = list(seeing.look(iter(frames_THWC), fov_deg=90.0))

@@ -8,8 +8,8 @@ import torch
 import webdataset
 from safetensors.torch import load_file
 
-from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.clip import clip_to_sample, jpeg_bytes
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.conditioning.weights import FILE_OF
 from spatial_v2a.config import load_config

@@ -9,10 +9,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features, slots_of
+from spatial_v2a.conditioning.boxes import Box, BoxTokenBuilder, frame_features, slots_of
 from spatial_v2a.conditioning.detections import Detections
-from spatial_v2a.conditioning.persistence import TrackPersistence
-from spatial_v2a.conditioning.tracking import BoxTracker
+from spatial_v2a.conditioning.tracker import BoxTracker, TrackPersistence
 from spatial_v2a.features import BOX_FIELDS, mirror_features
 from spatial_v2a.perception_config import PerceptionConfig
 

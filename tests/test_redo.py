@@ -10,8 +10,8 @@ import soundfile
 import torch
 
 from spatial_v2a import Config, SpatialV2A
-from spatial_v2a.conditioning.openvino_graph import SWITCH
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.compiled import SWITCH
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.dubber import Dubber

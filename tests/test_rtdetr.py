@@ -22,11 +22,10 @@ from transformers import (
     YolosForObjectDetection,
 )
 
-from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.openvino_graph import has_openvino
+from spatial_v2a.concepts import CLASS_NAMES, vocabulary_names
+from spatial_v2a.conditioning.compiled import has_openvino
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
-from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.conditioning.yolo import YoloDetector
 from spatial_v2a.config import load_config

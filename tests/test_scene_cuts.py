@@ -9,11 +9,10 @@ from pydantic import ValidationError
 
 from spatial_v2a import Config
 from spatial_v2a.conditioning.annotations import annotated_ticks, overlay_annotations
-from spatial_v2a.conditioning.bundle import EXTRACT_BATCH
-from spatial_v2a.conditioning.scene_cuts import SceneCuts
+from spatial_v2a.conditioning.perception import EXTRACT_BATCH
+from spatial_v2a.conditioning.scene import SceneCuts
 from spatial_v2a.conditioning.store import FeatureStore
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks
 from spatial_v2a.perception_config import PerceptionConfig

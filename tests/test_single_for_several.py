@@ -7,7 +7,7 @@ import pytest
 
 from spatial_v2a import SpatialV2A, UserError, load_config
 from spatial_v2a.clip import read_shards
-from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.conditioning.track_edits import parse_edits
 from spatial_v2a.inference.dub.jobs import plan_jobs
 from spatial_v2a.inference.dub.many import find_videos

@@ -6,12 +6,10 @@ Legend: H W rows and columns of a picture.
 import numpy as np
 import pytest
 
-from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.concepts import CONCEPTS, SoundMap
-from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.concepts import CLASS_NAMES, CONCEPTS, SoundMap
+from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.conditioning.detections import Detections
-from spatial_v2a.conditioning.sounding import Sounding, as_concepts
-from spatial_v2a.conditioning.world_motion import WorldMotion
+from spatial_v2a.conditioning.sounding import Sounding, WorldMotion, as_concepts
 
 HEIGHT, WIDTH = 240, 320
 CONCEPT = {concept.name: index for index, concept in enumerate(CONCEPTS)}

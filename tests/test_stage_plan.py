@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.errors import UserError
 from spatial_v2a.training.stage.acs import SCRIPT_MOVE, assemble
 from spatial_v2a.training.stage.capture import num_tics, shown_tic, to_output_rate

@@ -9,9 +9,9 @@ import pytest
 import soundfile
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
-from spatial_v2a.conditioning.openvino_graph import SWITCH
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.boxes import Box, BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.compiled import SWITCH
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
@@ -121,7 +121,7 @@ def test_only_what_is_seen_is_an_observation(tiny_config: Config) -> None:
 
 def write_clip_with_objects(folder: Path) -> tuple[Path, Path]:
     """A video and objects in it: 1 all the time, 8 for four ticks, and 5 from tick 20 on."""
-    from spatial_v2a.class_names import CLASS_NAMES
+    from spatial_v2a.concepts import CLASS_NAMES
 
     clip, given = folder / "clip.mp4", folder / "g.jsonl"
     write_video(clip, (np.full((32, 48, 3), 5 * n, np.uint8) for n in range(48)), 30)

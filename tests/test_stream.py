@@ -9,8 +9,7 @@ import soundfile
 import torch
 
 from spatial_v2a import Config, SpatialV2A, UserError
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.frame_stream import find_frame_stream
 from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs

@@ -15,7 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.checkpoint import read_card

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spatial_v2a.conditioning.annotations import annotated_features, annotated_ticks, overlay_tick
-from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.conditioning.track_edits import (
     FADE_MS,
     MarkedBox,

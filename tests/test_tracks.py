@@ -15,10 +15,9 @@ from typer.testing import CliRunner
 
 from spatial_v2a import Config
 from spatial_v2a.conditioning.annotations import annotated_features
-from spatial_v2a.conditioning.bundle import Perception
 from spatial_v2a.conditioning.detections import Detections
-from spatial_v2a.conditioning.video import open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.perception import Perception
+from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import azimuth_rad
 from spatial_v2a.inference.cli.tracks import tracks

@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from spatial_v2a import Config
 from spatial_v2a.archives import read_arrays
 from spatial_v2a.clip import Clip, clip_to_sample, read_shards
-from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.dino import build_dino
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.encoders import build_dino
+from spatial_v2a.conditioning.perception import Perception
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.conditioning.yolo import build_yolo11, load_published_yolo11
 from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError

@@ -9,9 +9,12 @@ import av
 import numpy as np
 import pytest
 
-from spatial_v2a.conditioning.ticks import causal_ticks
-from spatial_v2a.conditioning.video import apply_display_matrix, open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import (
+    apply_display_matrix,
+    causal_ticks,
+    open_video,
+    write_video,
+)
 from spatial_v2a.errors import UserError
 from spatial_v2a.timing import TIMING
 

@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.detections import Detections, Region
-from spatial_v2a.conditioning.tracking import BoxTracker
+from spatial_v2a.conditioning.detections import Detections, Region, cut_out, join_zoomed, region_of
+from spatial_v2a.conditioning.perception import Perception
+from spatial_v2a.conditioning.tracker import BoxTracker
 from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.conditioning.yolo import build_yolo11
-from spatial_v2a.conditioning.zoomed_detection import cut_out, join_zoomed, region_of
 from spatial_v2a.config import load_config
 from spatial_v2a.perception_config import PerceptionConfig
 

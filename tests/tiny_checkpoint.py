@@ -5,8 +5,7 @@ from pathlib import Path
 import torch
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.depth import build_depth
-from spatial_v2a.conditioning.dino import build_dino
+from spatial_v2a.conditioning.encoders import build_depth, build_dino
 from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.conditioning.yolo import build_yolo11
 from spatial_v2a.model import SpatialV2A

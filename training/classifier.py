@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.clip import Clip
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.errors import UserError
 from spatial_v2a.models.classifier import ClassifierConfig, SoundClassifier
 from spatial_v2a.timing import TIMING

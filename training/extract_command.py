@@ -11,7 +11,7 @@ import typer
 from spatial_v2a.errors import UserError
 
 if TYPE_CHECKING:
-    from spatial_v2a.conditioning.bundle import Perception
+    from spatial_v2a.conditioning.perception import Perception
     from spatial_v2a.conditioning.store import FeatureStore
     from spatial_v2a.training.shards import ShardIndex
 
@@ -35,7 +35,7 @@ def extract_features(
     """Fills a feature store with the detected features of clips."""
     import torch
 
-    from spatial_v2a.conditioning.bundle import STREAMS, Perception
+    from spatial_v2a.conditioning.perception import STREAMS, Perception
     from spatial_v2a.conditioning.store import FeatureStore
     from spatial_v2a.config import load_config
     from spatial_v2a.training.shards import ShardIndex

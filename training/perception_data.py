@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from spatial_v2a.class_names import CLASS_NAMES
 from spatial_v2a.clip import Clip, read_shards
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.errors import UserError
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spatial_v2a.conditioning.depth import build_depth
+from spatial_v2a.conditioning.encoders import build_depth
 from spatial_v2a.conditioning.frozen import normalize_imagenet, resize_frames
 from spatial_v2a.geometry import BUFFER_OFFSET_STEPS, BUFFER_STEP_M
 from spatial_v2a.perception_config import DepthSettings

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, import_ultralytics
 from spatial_v2a.perception_config import DetectorSettings

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spatial_v2a.class_names import CLASS_NAMES, NUM_CLASSES
-from spatial_v2a.conditioning.dino import build_dino, patch_features
+from spatial_v2a.concepts import CLASS_NAMES, NUM_CLASSES
+from spatial_v2a.conditioning.encoders import build_dino, patch_features
 from spatial_v2a.conditioning.frozen import normalize_imagenet, resize_frames
 from spatial_v2a.geometry import nearness_from_buffer, pool_grid
 from spatial_v2a.perception_config import DinoSettings

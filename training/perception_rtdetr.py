@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr
 from spatial_v2a.perception_config import RtDetrSettings
 from spatial_v2a.training.perception_boxes import DetectorBatch

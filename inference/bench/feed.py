@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatial_v2a.conditioning.video import VideoSource, open_video
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import VideoSource, open_video, write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.timing import TIMING
 

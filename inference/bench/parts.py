@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.openvino_graph import MIN_INT8_WEIGHTS
+from spatial_v2a.conditioning.compiled import MIN_INT8_WEIGHTS
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.inference.bench.stopwatch import Place
 from spatial_v2a.inference.engine.engine import Engine
 from spatial_v2a.models.streaming import state_tensors

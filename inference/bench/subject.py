@@ -10,13 +10,12 @@ from transformers import (
     Dinov2WithRegistersModel,
 )
 
-from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.depth import DepthEncoder, build_depth
+from spatial_v2a.concepts import vocabulary_names
 from spatial_v2a.conditioning.detections import BoxDetector
-from spatial_v2a.conditioning.detector_choice import STAGE
-from spatial_v2a.conditioning.dino import DinoEncoder, build_dino
+from spatial_v2a.conditioning.detectors import STAGE
+from spatial_v2a.conditioning.encoders import DepthEncoder, DinoEncoder, build_depth, build_dino
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr
-from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11
 from spatial_v2a.config import load_config, preset_names
 from spatial_v2a.errors import UserError

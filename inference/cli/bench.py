@@ -142,7 +142,7 @@ def _describe(subject: "Subject", settings: "EngineSettings", *, threads: int) -
     """What runs and where."""
     import torch
 
-    from spatial_v2a.conditioning.openvino_graph import has_openvino
+    from spatial_v2a.conditioning.compiled import has_openvino
     from spatial_v2a.inference.bench.machine import describe_machine
 
     model = subject.model

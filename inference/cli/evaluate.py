@@ -266,7 +266,7 @@ def _check_footage(
 
 def _streams(names: list[str] | None) -> tuple[str, ...]:
     """Checked stream names."""
-    from spatial_v2a.conditioning.bundle import STREAMS
+    from spatial_v2a.conditioning.perception import STREAMS
 
     for name in names or []:
         if name not in STREAMS:

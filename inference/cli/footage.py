@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spatial_v2a.conditioning.detector_choice import AUTO
+from spatial_v2a.conditioning.detectors import AUTO
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.evaluation.footage import find_footage, spread

@@ -136,8 +136,8 @@ def live(
     ] = False,
 ) -> None:
     """Sound for a picture while it plays; Ctrl-C ends it and leaves a whole file."""
+    from spatial_v2a.concepts import AUTO, STAGE
     from spatial_v2a.conditioning.video import open_video
-    from spatial_v2a.conditioning.vocabulary import AUTO, STAGE
     from spatial_v2a.inference.live.sources import SourceOptions, is_file, open_source
 
     _check_sink(sink, pcm, overwrite=overwrite)

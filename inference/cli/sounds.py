@@ -23,7 +23,7 @@ from spatial_v2a.inference.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from spatial_v2a.conditioning.box_fields import Box
+    from spatial_v2a.conditioning.boxes import Box
     from spatial_v2a.timing import Timing
 
 sounds_app = typer.Typer(help="Lists what can be heard, and lets one hear it.")
@@ -103,7 +103,7 @@ def _play(index: int, path: Path, checkpoint: str, settings, device: str, second
     import numpy as np
     import soundfile
 
-    from spatial_v2a.conditioning.box_fields import BoxTokenBuilder, frame_features
+    from spatial_v2a.conditioning.boxes import BoxTokenBuilder, frame_features
     from spatial_v2a.inference.dub.sound_file import SOUND_FORMATS
     from spatial_v2a.inference.engine.engine import engine_threads
     from spatial_v2a.inference.engine.pipeline import Pipeline
@@ -126,7 +126,7 @@ def _play(index: int, path: Path, checkpoint: str, settings, device: str, second
 
 def _crossing(index: int, seconds: float, timing: "Timing") -> Iterator["Box"]:
     """A thing's box in every tick of its way."""
-    from spatial_v2a.conditioning.box_fields import Box
+    from spatial_v2a.conditioning.boxes import Box
 
     num_ticks = max(2, round(seconds * timing.tick_hz))
     for tick in range(num_ticks):

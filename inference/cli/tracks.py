@@ -55,8 +55,7 @@ def tracks(
 ) -> None:
     """Writes the objects that VIDEO shows, to edit and to dub with `dub --annotations`."""
     say_loading(checkpoint)
-    from spatial_v2a.concepts import parse_sounds
-    from spatial_v2a.conditioning.vocabulary import AUTO
+    from spatial_v2a.concepts import AUTO, parse_sounds
     from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks
     from spatial_v2a.inference.engine.pipeline import Pipeline
 

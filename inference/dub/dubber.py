@@ -23,11 +23,11 @@ import soundfile
 from pydantic import JsonValue
 
 from spatial_v2a.audio.stereo import StereoSummary
+from spatial_v2a.concepts import vocabulary_names
 from spatial_v2a.conditioning.annotations import AnnotatedTick, annotated_ticks
-from spatial_v2a.conditioning.detector_choice import GENERAL
-from spatial_v2a.conditioning.published_weights import weights_path
+from spatial_v2a.conditioning.detectors import GENERAL
+from spatial_v2a.conditioning.nanodet import weights_path
 from spatial_v2a.conditioning.track_edits import MuteGate
-from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.files import Outputs, cannot_write
 from spatial_v2a.inference.dub.finishing import Finish
 from spatial_v2a.inference.dub.heard import HeardObjects, ObjectNotes

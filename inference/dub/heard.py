@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spatial_v2a.audio.stereo import NOTHING_DBFS
-from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.timing import TIMING
 
 # With fewer ticks than this share that show an object, the sound has next to nothing to follow.

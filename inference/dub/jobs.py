@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from spatial_v2a.conditioning.video import VideoSource, open_video
-from spatial_v2a.conditioning.video_scan import MAX_LENGTH_S
+from spatial_v2a.conditioning.video import MAX_LENGTH_S, VideoSource, open_video
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.files import check_writable
 from spatial_v2a.inference.dub.mixing import Extent, MixSettings, mix_extent

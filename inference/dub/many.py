@@ -14,8 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from spatial_v2a.concepts import Concept
-from spatial_v2a.conditioning.vocabulary import STAGE
+from spatial_v2a.concepts import STAGE, Concept
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.files import check_writable, remove_leftovers
 from spatial_v2a.inference.dub.jobs import (

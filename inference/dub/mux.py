@@ -20,8 +20,7 @@ from av.stream import Disposition, Stream
 
 from spatial_v2a.audio.stereo import checked_sound
 from spatial_v2a.conditioning.media import open_input, open_output, open_written
-from spatial_v2a.conditioning.video import VideoSource
-from spatial_v2a.conditioning.video_scan import picture_stream
+from spatial_v2a.conditioning.video import VideoSource, picture_stream
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.dub import mp4
 from spatial_v2a.inference.dub.sound_file import SOUND_FORMATS, SoundFile

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spatial_v2a.conditioning.box_fields import Box, slots_of
+from spatial_v2a.conditioning.boxes import Box, slots_of
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.geometry import azimuth_rad
 

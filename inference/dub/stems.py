@@ -17,8 +17,8 @@ import numpy as np
 import soundfile
 
 from spatial_v2a.audio.stereo import StereoMeter, level_dbfs, level_difference_db
-from spatial_v2a.conditioning.box_fields import Box
-from spatial_v2a.conditioning.vocabulary import vocabulary_names
+from spatial_v2a.concepts import vocabulary_names
+from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import Outputs
 from spatial_v2a.geometry import depth_m_from_nearness

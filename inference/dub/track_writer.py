@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.concepts import vocabulary_names
+from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.conditioning.video import VideoSource, open_video
-from spatial_v2a.conditioning.vocabulary import vocabulary_names
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs, cannot_write, check_writable
 from spatial_v2a.geometry import azimuth_rad, nearness_in_boxes

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from spatial_v2a.audio.stereo import checked_sound
-from spatial_v2a.conditioning.openvino_graph import has_openvino
+from spatial_v2a.conditioning.compiled import has_openvino
 from spatial_v2a.errors import UserError
 from spatial_v2a.extras import install_command
 from spatial_v2a.features import FrameFeatures

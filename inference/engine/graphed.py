@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from spatial_v2a.conditioning.cuda_graph import capture
+from spatial_v2a.conditioning.frozen import capture
 from spatial_v2a.inference.engine.compiled import CompiledPasses, Example
 from spatial_v2a.inference.engine.inductor import inductor
 from spatial_v2a.inference.engine.passes import EngineState

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine.allocator import FADE_TICKS, LINGER_TICKS, Part
 from spatial_v2a.inference.engine.engine import Engine

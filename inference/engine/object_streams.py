@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spatial_v2a.conditioning.box_fields import Box, slots_of
+from spatial_v2a.conditioning.boxes import Box, slots_of
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine.allocator import Allocation, Allocator
 

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.conditioning.compile_cache import make_key
-from spatial_v2a.conditioning.openvino_graph import (
+from spatial_v2a.conditioning.compiled import (
     OPTIONS,
     CompiledNetwork,
     OpenVinoGraph,
     Weights,
     compile_traced,
     compiled_once,
+    make_key,
 )
 from spatial_v2a.inference.engine.compiled import Call, CompiledPasses, Example
 from spatial_v2a.inference.engine.passes import EngineState, Passes

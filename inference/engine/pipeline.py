@@ -22,12 +22,11 @@ from pydantic import JsonValue
 from torch import Tensor
 
 from spatial_v2a.concepts import Concept
-from spatial_v2a.conditioning import compile_cache
 from spatial_v2a.conditioning.annotations import AnnotatedTick, overlay_tick
-from spatial_v2a.conditioning.box_fields import Box
-from spatial_v2a.conditioning.bundle import STREAMS, Perception
-from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
-from spatial_v2a.conditioning.openvino_graph import has_openvino
+from spatial_v2a.conditioning.boxes import Box
+from spatial_v2a.conditioning.compiled import has_openvino, is_cache_usable
+from spatial_v2a.conditioning.detectors import STAGE, Perceptions
+from spatial_v2a.conditioning.perception import STREAMS, Perception
 from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
@@ -361,7 +360,7 @@ class Pipeline:
         """
         if self.device != "cpu" or self.settings.weights != "float32":
             return True
-        is_kept = has_openvino() and compile_cache.is_usable()
+        is_kept = has_openvino() and is_cache_usable()
         return is_kept or self._num_ticks >= MIN_TICKS_TO_COMPILE
 
 

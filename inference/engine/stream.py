@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from spatial_v2a.conditioning.detector_choice import STAGE
+from spatial_v2a.conditioning.detectors import STAGE
 from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.inference.engine.engine import EngineSettings, Weights, engine_threads

@@ -20,8 +20,7 @@ from PIL.Image import Resampling
 from PIL.JpegImagePlugin import JpegImageFile
 
 from spatial_v2a.conditioning.media import open_input
-from spatial_v2a.conditioning.ticks import causal_ticks
-from spatial_v2a.conditioning.video import VideoSource, open_video
+from spatial_v2a.conditioning.video import VideoSource, causal_ticks, open_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.evaluation.store import file_digest, stamp_of
 from spatial_v2a.timing import TIMING

@@ -15,9 +15,9 @@ import torch
 
 from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.annotations import clip_ticks, overlay_annotations
-from spatial_v2a.conditioning.box_fields import Box
-from spatial_v2a.conditioning.bundle import Perception
-from spatial_v2a.conditioning.detector_choice import STAGE, Perceptions
+from spatial_v2a.conditioning.boxes import Box
+from spatial_v2a.conditioning.detectors import STAGE, Perceptions
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from scipy.signal import welch
 
 from spatial_v2a.audio.stereo import mid_side_dbfs, sound_level_dbfs, window_energies
-from spatial_v2a.conditioning.bundle import Perception
+from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import written_whole

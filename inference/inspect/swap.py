@@ -75,7 +75,7 @@ def load_box_finder(checkpoint: str, *, fov_deg: float | None = None) -> BoxFind
     Raises:
         UserError: no such checkpoint, damaged weights, or a field of view out of range.
     """
-    from spatial_v2a.conditioning.bundle import Perception
+    from spatial_v2a.conditioning.perception import Perception
     from spatial_v2a.models.checkpoint import find_checkpoint, read_config
 
     if fov_deg is not None and not 1 <= fov_deg <= 175:

@@ -15,8 +15,7 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from spatial_v2a.conditioning.media import packets
-from spatial_v2a.conditioning.video import display_matrix, to_rgb
-from spatial_v2a.conditioning.video_scan import picture_stream
+from spatial_v2a.conditioning.video import display_matrix, picture_stream, to_rgb
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.live.clock import Clock
 from spatial_v2a.inference.live.pictures import Picture, SourceLost

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.training.stage.sounds import loop_for
 
 ACTOR_PREFIX = "stage_"

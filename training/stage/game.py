@@ -12,7 +12,7 @@ import numpy as np
 import vizdoom as vzd
 from numpy.typing import NDArray
 
-from spatial_v2a.class_names import class_index
+from spatial_v2a.concepts import class_index
 from spatial_v2a.training.stage.acs import (
     ON_FLOOR,
     SCRIPT_MOVE,

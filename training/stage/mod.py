@@ -7,7 +7,7 @@ import zipfile
 import numpy as np
 from numpy.typing import NDArray
 
-from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.training.stage.acs import assemble
 from spatial_v2a.training.stage.cast import LOOKS, actor_name, decorate, lump_name, sndinfo
 from spatial_v2a.training.stage.sounds import ENGINE_RATE_HZ, loop_for, single_footstep

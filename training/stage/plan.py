@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.errors import UserError
 from spatial_v2a.strict import StrictConfig
 from spatial_v2a.timing import TIMING

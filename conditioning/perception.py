@@ -18,26 +18,32 @@ from numpy.typing import NDArray
 from pydantic import BaseModel
 from torch import Tensor, nn
 
-from spatial_v2a.concepts import Concept, SoundMap
-from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
-from spatial_v2a.conditioning.camera_turn import CameraTurn
-from spatial_v2a.conditioning.compile_cache import make_key
-from spatial_v2a.conditioning.depth import DepthEncoder, build_depth, load_depth
-from spatial_v2a.conditioning.detections import BoxDetector, Detections
-from spatial_v2a.conditioning.dino import DinoEncoder, build_dino, load_dino
+from spatial_v2a.concepts import Concept, SoundMap, vocabulary_names
+from spatial_v2a.conditioning.boxes import Box, BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.compiled import OPTIONS, make_key
+from spatial_v2a.conditioning.detections import (
+    BoxDetector,
+    Detections,
+    cut_out,
+    join_zoomed,
+    region_of,
+)
+from spatial_v2a.conditioning.encoders import (
+    DepthEncoder,
+    DinoEncoder,
+    build_depth,
+    build_dino,
+    load_depth,
+    load_dino,
+)
 from spatial_v2a.conditioning.frozen import Deferred
-from spatial_v2a.conditioning.hub import cached_repository
-from spatial_v2a.conditioning.openvino_graph import OPTIONS
-from spatial_v2a.conditioning.persistence import TrackPersistence
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
-from spatial_v2a.conditioning.scene_cuts import SceneCuts
+from spatial_v2a.conditioning.scene import CameraTurn, SceneCuts
+from spatial_v2a.conditioning.sounding import WIDTH as WORLD_MOTION_WIDTH
 from spatial_v2a.conditioning.sounding import Sounding, as_concepts
-from spatial_v2a.conditioning.tracking import BoxTracker
-from spatial_v2a.conditioning.vocabulary import vocabulary_names
-from spatial_v2a.conditioning.weights import encoder_tensors, load_encoder
-from spatial_v2a.conditioning.world_motion import WIDTH as WORLD_MOTION_WIDTH
+from spatial_v2a.conditioning.tracker import BoxTracker, TrackPersistence
+from spatial_v2a.conditioning.weights import cached_repository, encoder_tensors, load_encoder
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
-from spatial_v2a.conditioning.zoomed_detection import cut_out, join_zoomed, region_of
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.forks import use_one_thread_in_forks
@@ -127,8 +133,8 @@ class _Stream:
 class Perception:
     """Frozen encoders and the per-stream trackers behind them.
 
-    A box that vanishes is held for up to `config.persistence_s` (`conditioning/persistence.py`). At
-    a cut to another scene (`conditioning/scene_cuts.py`) all of this is forgotten, and the features
+    A box that vanishes is held for up to `config.persistence_s` (`conditioning/tracker.py`). At
+    a cut to another scene (`conditioning/scene.py`) all of this is forgotten, and the features
     say so.
 
     Args:

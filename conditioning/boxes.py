@@ -30,7 +30,7 @@ class Box:
         cx, cy, w, h: fractions of the picture.
         score: confidence 0..1.
         nearness: 0..1, or None to read it from the depth grid.
-        is_persisted: the object is not seen: this is where it was (`conditioning/persistence.py`).
+        is_persisted: the object is not seen: this is where it was (`conditioning/tracker.py`).
         gain_db: what its distance and kind do to its level, against the generator's own; it is
             applied to the sound, the generator does not see it.
     """
