@@ -155,8 +155,8 @@ def test_the_figures_of_the_readme_are_those_of_the_card() -> None:
     assert not wrong, f"README against card: {wrong}"
     text = FENCE.sub("", README.read_text("utf-8"))
     known = set(re.findall(r"\d+(?:\.\d+)?", CARD.read_text("utf-8")))
-    told = set(re.findall(r"(\d+(?:\.\d+)?) (?:%|ms|degrees)", text))
-    assert len(told) >= 10 and told <= known, f"the card does not know {sorted(told - known)}"
+    named = set(re.findall(r"(\d+(?:\.\d+)?) (?:%|ms|degrees)", text))
+    assert len(named) >= 10 and named <= known, f"not in the card: {sorted(named - known)}"
 
 
 def test_the_readme_is_short() -> None:

@@ -17,7 +17,7 @@ from tests.test_docs import FENCE, command_line, options
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
 PAGE = Path(__file__).parents[1] / "docs" / "dub-a-capture.md"
-# Enough for the ranges that the page makes anew.
+# Enough for the ranges that the page makes again.
 LENGTH_S = 3.6
 WROTE = re.compile(r"^wrote (.+)$", re.M)
 
@@ -74,7 +74,7 @@ def test_the_walk_through_a_dub_works(
     (tmp_path / "footage").mkdir()
     for name in ("a.mp4", "b.mp4"):
         write_video(f"footage/{name}", np.full((12, 32, 48, 3), 90, np.uint8), fps=24)
-    ran, num_told, printed = set(), 0, ""
+    ran, num_shown, printed = set(), 0, ""
     for language, body in FENCE.findall(PAGE.read_text("utf-8")):
         if language == "sh":
             ran |= run_shell(body, checkpoint)
@@ -84,12 +84,12 @@ def test_the_walk_through_a_dub_works(
         elif language == "python":
             exec(compile(body, PAGE.name, "exec"), {})
         else:
-            told = WROTE.findall(body)
-            assert WROTE.findall(printed) == told, f"{WROTE.findall(printed)} is not {told}"
-            assert all((tmp_path / name).stat().st_size > 0 for name in told)
-            num_told += len(told)
+            shown = WROTE.findall(body)
+            assert WROTE.findall(printed) == shown, f"{WROTE.findall(printed)} is not {shown}"
+            assert all((tmp_path / name).stat().st_size > 0 for name in shown)
+            num_shown += len(shown)
     assert ran == {"dub", "tracks", "provenance", "watermark"}, f"the page ran {ran}"
-    assert num_told > 30, f"the page shows {num_told} files"
+    assert num_shown > 30, f"the page shows {num_shown} files"
     assert {path.name for path in (tmp_path / "dubbed").iterdir()} == {
         f"{name}.dubbed.mp4" for name in "ab"
     }
