@@ -38,7 +38,7 @@ from spatial_v2a.conditioning.nanodet import (
     load_weights,
     weights_path,
 )
-from spatial_v2a.conditioning.perception import STREAMS, Perception
+from spatial_v2a.conditioning.perception import CUES, Perception
 from spatial_v2a.conditioning.sounding import as_concepts
 from spatial_v2a.conditioning.video import (
     VideoSource,
@@ -383,7 +383,7 @@ class Perceptions:
         config: its settings.
         detector: auto, stage (the checkpoint's own), or the name of a general one.
         overrides: what things sound like (`parse_sounds`).
-        streams: which of dino, depth and boxes to load.
+        cues: which of dino, depth and boxes to load.
         device: where the encoders run.
         detector_weights: the user's own, for the checkpoint's own detector.
         is_live: a general detector takes a smaller picture, to keep up with a camera.
@@ -396,7 +396,7 @@ class Perceptions:
     config: PerceptionConfig
     detector: str = AUTO
     overrides: Mapping[str, Concept | None] | None = None
-    streams: tuple[str, ...] = STREAMS
+    cues: tuple[str, ...] = CUES
     device: torch.device | str = "cpu"
     detector_weights: Path | None = None
     is_live: bool = False
@@ -429,7 +429,7 @@ class Perceptions:
             self._loaded[name] = Perception.from_checkpoint(
                 self.folder,
                 self.config,
-                streams=self.streams,
+                cues=self.cues,
                 device=self.device,
                 general=general,
                 overrides=self.overrides,
@@ -469,7 +469,7 @@ class Perceptions:
     @property
     def _knows_sounds(self) -> bool:
         """Whether the generator knows the sounding classes, so that another detector fits it."""
-        return "boxes" in self.streams and self.config.boxes.vocabulary == "stage"
+        return "boxes" in self.cues and self.config.boxes.vocabulary == "stage"
 
     def _chosen(self, source: VideoSource) -> str:
         if not self._knows_sounds:

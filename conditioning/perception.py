@@ -46,12 +46,12 @@ from spatial_v2a.conditioning.weights import cached_repository, encoder_tensors,
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.forks import use_one_thread_in_forks
 from spatial_v2a.geometry import slide_turn_deg
 from spatial_v2a.models.conditioner import PerceptionShapes
 from spatial_v2a.perception_config import BoxSettings, PerceptionConfig
+from spatial_v2a.processes import use_one_thread_in_forks
 
-STREAMS = ("dino", "depth", "boxes")
+CUES = ("dino", "depth", "boxes")
 EXTRACT_BATCH = 32
 
 
@@ -166,7 +166,7 @@ class Perception:
         folder: str | Path,
         config: PerceptionConfig,
         *,
-        streams: Iterable[str] = STREAMS,
+        cues: Iterable[str] = CUES,
         device: torch.device | str = "cpu",
         general: BoxDetector | None = None,
         overrides: Mapping[str, Concept | None] | None = None,
@@ -177,7 +177,7 @@ class Perception:
         Args:
             folder: holds perception.safetensors (unused when every encoder has a source).
             config: settings the weights were trained with.
-            streams: which of dino, depth, boxes to load; the others are absent.
+            cues: which of dino, depth, boxes to load; the others are absent.
             device: where the encoders run.
             detector_weights: the user's own, in place of those of the folder.
             general: finds the boxes instead of the checkpoint's own detector, in any world. The
@@ -190,9 +190,9 @@ class Perception:
                 classes.
         """
         use_one_thread_in_forks()
-        wanted, folder = set(as_tuple(streams, name="streams")), Path(folder)
-        if unknown := wanted - set(STREAMS):
-            raise ValueError(f"unknown streams {sorted(unknown)}; choose from {STREAMS}")
+        wanted, folder = set(as_tuple(cues, name="cues")), Path(folder)
+        if unknown := wanted - set(CUES):
+            raise ValueError(f"unknown cues {sorted(unknown)}; choose from {CUES}")
         sounds = None
         if general is not None:
             if config.boxes.vocabulary != "stage":
@@ -244,7 +244,7 @@ class Perception:
         return max(settings.image_height, settings.image_width, WORLD_MOTION_WIDTH)
 
     @property
-    def streams(self) -> tuple[str, ...]:
+    def cues(self) -> tuple[str, ...]:
         """The streams that are present."""
         present = {"dino": self.dino, "depth": self.depth, "boxes": self.detector}
         return tuple(name for name, encoder in present.items() if encoder is not None)

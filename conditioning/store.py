@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spatial_v2a.archives import read_arrays
-from spatial_v2a.bounded import read_json
+from spatial_v2a.bounded import read_arrays, read_json
 from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
@@ -38,7 +37,7 @@ class FeatureStore:
             UserError: the folder holds features of other encoders or settings, or cannot be
                 written.
         """
-        identity = {name: perception.fingerprint(name) for name in perception.streams}
+        identity = {name: perception.fingerprint(name) for name in perception.cues}
         path = self.folder / IDENTITY_NAME
         if path.is_file():
             if read_json(path) != identity:

@@ -28,8 +28,7 @@ from pydantic import (
     model_validator,
 )
 
-from spatial_v2a.archives import is_key, read_arrays, shard_parts
-from spatial_v2a.bounded import parse_json
+from spatial_v2a.bounded import is_key, parse_json, read_arrays, shard_parts
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.geometry import nearness_from_buffer
 from spatial_v2a.timing import TIMING

@@ -11,9 +11,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.audio.pan_width import widened
+from spatial_v2a.audio.panning import widened
 from spatial_v2a.config import Config
-from spatial_v2a.forks import use_one_thread_in_forks
 from spatial_v2a.frame_stream import DubbedVideo, FrameStream, find_dub, find_frame_stream
 from spatial_v2a.models.autoencoder import StereoAutoencoder, split_latents
 from spatial_v2a.models.checkpoint import (
@@ -27,6 +26,7 @@ from spatial_v2a.models.checkpoint import (
     write_checkpoint,
 )
 from spatial_v2a.models.generator import Generator
+from spatial_v2a.processes import use_one_thread_in_forks
 from spatial_v2a.tensor_files import load_network
 
 

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from spatial_v2a.models.stream_dropout import StreamDropout
+from spatial_v2a.models.conditioner import CueDropout
 from spatial_v2a.strict import Count, Share, StrictConfig
 
 
@@ -31,7 +31,7 @@ class DiffusionObjectiveConfig(StrictConfig):
     drop_history: Share = 0.1
     shift_history: Share = 0.0
     odd_weight: float = Field(default=1.0, gt=0)
-    streams: StreamDropout = StreamDropout()
+    streams: CueDropout = CueDropout()
 
 
 class ConsistencyObjectiveConfig(DiffusionObjectiveConfig):

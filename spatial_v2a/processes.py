@@ -1,6 +1,7 @@
-"""Processes that end with the one that started them. Imports nothing heavy."""
+"""Processes that end with the one that started them, or are forked off it. Nothing heavy."""
 
 import ctypes
+import functools
 import os
 import signal
 import sys
@@ -26,3 +27,15 @@ def end_with_parent() -> None:
 def _watch(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
+
+
+@functools.cache
+def use_one_thread_in_forks() -> None:
+    """Processes forked off this one from now on run PyTorch on one thread.
+
+    The other threads of its pool do not exist there, and the first operation that is split over
+    them would wait for ever.
+    """
+    import torch
+
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))

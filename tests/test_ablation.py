@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from spatial_v2a import Config
-from spatial_v2a.conditioning.perception import STREAMS, Perception
+from spatial_v2a.conditioning.perception import CUES, Perception
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.errors import UserError
 from spatial_v2a.training.ablate_command import ablate
@@ -37,7 +37,7 @@ def test_the_shipped_grid_changes_one_thing_at_a_time() -> None:
         changes = bool(variant.without) + len(variant.set) + (variant.geometry != "detected")
         assert changes == (variant is not baseline), variant.name
         streams = variant_config(plan, variant, seed=3).training.diffusion.objective.streams
-        for stream in STREAMS:
+        for stream in CUES:
             assert (getattr(streams, stream) == 1.0) == (stream in variant.without)
 
 

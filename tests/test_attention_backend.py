@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.models.attention import SlidingWindowAttention
-from spatial_v2a.models.attention_backend import set_attention_backend
+from spatial_v2a.models.attention import SlidingWindowAttention, set_attention_backend
 
 
 class LowerTriangularMask:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spatial_v2a import tensor_files
-from spatial_v2a.audio.pan_width import narrowed, widened
+from spatial_v2a.audio.panning import narrowed, widened
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A

@@ -3,16 +3,14 @@
 import pytest
 import torch
 
-from spatial_v2a.models.consistency import (
+from spatial_v2a.models.diffusion import (
     consistency_stage,
     consistency_weight,
-    nearer_sigma,
-    pseudo_huber,
-)
-from spatial_v2a.models.diffusion import (
     lognormal_sigma,
     loss_weight,
+    nearer_sigma,
     precondition,
+    pseudo_huber,
     uncertainty_weighted,
 )
 from spatial_v2a.models.samplers import (

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from spatial_v2a.extras import install_command
+from spatial_v2a.errors import install_command
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]

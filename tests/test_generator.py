@@ -11,9 +11,14 @@ import torch
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.models.frame_tokens import box_inputs, pooling_matrix, shape_waves
+from spatial_v2a.models.conditioner import (
+    CueDropout,
+    box_inputs,
+    drop_cues,
+    pooling_matrix,
+    shape_waves,
+)
 from spatial_v2a.models.samplers import sample, sampler_sigmas
-from spatial_v2a.models.stream_dropout import StreamDropout, drop_streams
 from spatial_v2a.sampler_config import SamplerConfig
 from spatial_v2a.training.generator import read_teacher, warm_start
 from spatial_v2a.training.objectives import (
@@ -257,12 +262,11 @@ def test_what_is_kept_is_learned_from_the_teacher():
     assert any(p.grad is not None for p in learner.parameters())
 
 
-def test_drop_streams_is_per_sequence_and_seeded():
+def test_drop_cues_is_per_sequence_and_seeded():
     features = random_features(400, 2, are_flags_random=False)
-    chances = StreamDropout()
+    chances = CueDropout()
     draws = [
-        drop_streams(features, chances, generator=torch.Generator().manual_seed(3))
-        for _ in range(2)
+        drop_cues(features, chances, generator=torch.Generator().manual_seed(3)) for _ in range(2)
     ]
     assert torch.equal(draws[0].has_dino_BT, draws[1].has_dino_BT)
     assert torch.equal(draws[0].has_boxes_BT[:, 0], draws[0].has_boxes_BT[:, 1])
@@ -366,7 +370,7 @@ def test_a_tiny_generator_learns_left_and_right():
     config = CONDITIONER.model_copy(update={"num_layers": 1})
     generator = tiny_generator(conditioner=config)
     optimizer = torch.optim.AdamW(generator.parameters(), lr=5e-3)
-    objective = DiffusionObjectiveConfig(streams=StreamDropout(boxes=0, spatial=0, all=0))
+    objective = DiffusionObjectiveConfig(streams=CueDropout(boxes=0, spatial=0, all=0))
     errors, began = [], time.monotonic()
     for _ in range(120):
         features, latents = _pan_batch(rng, 8)

@@ -16,7 +16,7 @@ import soundfile
 
 from spatial_v2a import Config
 from spatial_v2a.conditioning.video import write_video
-from spatial_v2a.extras import install_command
+from spatial_v2a.errors import install_command
 from spatial_v2a.inference.cli.live import _one_interrupt, _recording
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.dubber import Dubber

@@ -14,8 +14,7 @@ from spatial_v2a.conditioning.compiled import (
     has_openvino,
 )
 from spatial_v2a.conditioning.perception import Perception
-from spatial_v2a.errors import UserError
-from spatial_v2a.extras import install_command
+from spatial_v2a.errors import UserError, install_command
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, fastest_weights
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING

@@ -109,7 +109,7 @@ def test_a_vanished_box_is_held_for_a_second_and_a_reset_drops_it(
     folder: Path, config: PerceptionConfig, frames_THWC: np.ndarray
 ) -> None:
     """Seen for ten ticks, carried on by the tracker for five, held for thirty."""
-    perception = Perception.from_checkpoint(folder, config, streams=["boxes"])
+    perception = Perception.from_checkpoint(folder, config, cues=["boxes"])
 
     def shown(num_ticks: int) -> str:
         marks = {(): ".", (False,): "s", (True,): "h"}
@@ -242,7 +242,7 @@ def replace_hidden(config: PerceptionConfig, width: int):
 def test_wrong_detector_sources_and_vocabularies(config: PerceptionConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is no .pt file"):
         Perception.from_checkpoint(
-            tmp_path, config, streams=["boxes"], detector_weights=tmp_path / "none.pt"
+            tmp_path, config, cues=["boxes"], detector_weights=tmp_path / "none.pt"
         )
     model = build_yolo11(config.detector, num_classes=3)
     with pytest.raises(UserError, match="knows 3 classes"):

@@ -19,7 +19,7 @@ CALLS: dict[str, Callable[[], object]] = {
     "without": lambda: Stream(SpatialV2A(load_config("tiny")), without="depth"),
     "overrides": lambda: load_config("tiny", "sampler.steps=3"),
     "streams": lambda: Perception.from_checkpoint(
-        "stage", load_config("tiny").perception, streams="boxes"
+        "stage", load_config("tiny").perception, cues="boxes"
     ),
     "mute": lambda: parse_edits(mute=3),
     "solo": lambda: parse_edits(solo="12"),

@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from spatial_v2a import Config
-from spatial_v2a.archives import read_arrays
+from spatial_v2a.bounded import read_arrays
 from spatial_v2a.clip import Clip, clip_to_sample, read_shards
 from spatial_v2a.conditioning.encoders import build_dino
 from spatial_v2a.conditioning.perception import Perception
@@ -290,7 +290,7 @@ def test_a_hub_id_is_looked_up_in_the_cache_and_never_taken_for_a_folder(
     write_config(checkpoint, perception__dino__source="owner/name")
     config = load_config(checkpoint).perception
     with pytest.raises(UserError, match="hf download owner/name$"):
-        Perception.from_checkpoint(checkpoint, config, streams=["dino"])
+        Perception.from_checkpoint(checkpoint, config, cues=["dino"])
 
 
 @pytest.fixture
@@ -360,7 +360,7 @@ def test_a_variance_below_zero_is_refused(checkpoint: Path) -> None:
     save_file(tensors, path)
     config = load_config(checkpoint).perception
     with pytest.raises(UserError, match=f"{name}' holds a variance below zero"):
-        Perception.from_checkpoint(checkpoint, config, streams=["boxes"])
+        Perception.from_checkpoint(checkpoint, config, cues=["boxes"])
 
 
 @pytest.mark.parametrize("name", ["x" * 300, f"{'x' * 300}/y", "x/" * 3000 + "y"])

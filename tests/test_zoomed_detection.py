@@ -123,7 +123,7 @@ def looking(tmp_path_factory: pytest.TempPathFactory) -> Perception:
         torch.manual_seed(0)
         model = build_yolo11(config.detector, num_classes=config.num_classes)
         write_weights(folder, "detector", model)
-    return Perception.from_checkpoint(folder, config, streams=["boxes"])
+    return Perception.from_checkpoint(folder, config, cues=["boxes"])
 
 
 def test_steps_give_what_a_whole_clip_gives_and_every_look_counts(

@@ -35,19 +35,19 @@ def extract_features(
     """Fills a feature store with the detected features of clips."""
     import torch
 
-    from spatial_v2a.conditioning.perception import STREAMS, Perception
+    from spatial_v2a.conditioning.perception import CUES, Perception
     from spatial_v2a.conditioning.store import FeatureStore
     from spatial_v2a.config import load_config
     from spatial_v2a.training.shards import ShardIndex
 
-    wanted = list(STREAMS) if streams is None else [name for name in streams.split(",") if name]
-    if not wanted or not set(wanted) <= set(STREAMS):
-        raise UserError(f"--streams {streams} is wrong; choose among {','.join(STREAMS)}")
+    wanted = list(CUES) if streams is None else [name for name in streams.split(",") if name]
+    if not wanted or not set(wanted) <= set(CUES):
+        raise UserError(f"--streams {streams} is wrong; choose among {','.join(CUES)}")
     if threads:
         torch.set_num_threads(threads)
     settings = load_config(config).perception
     perception = Perception.from_checkpoint(
-        checkpoint, settings, streams=wanted, device=device, detector_weights=detector_weights
+        checkpoint, settings, cues=wanted, device=device, detector_weights=detector_weights
     )
     num_new = fill_store(FeatureStore(store), perception, ShardIndex(data), limit=limit)
     print(f"{num_new} clips added: {store}")

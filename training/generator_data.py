@@ -18,7 +18,7 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from spatial_v2a.archives import read_arrays
+from spatial_v2a.bounded import read_arrays
 from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.annotations import clip_features, clip_slides
 from spatial_v2a.conditioning.store import FeatureStore

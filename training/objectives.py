@@ -10,15 +10,17 @@ from torch import Tensor
 
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.models.autoencoder import split_latents
-from spatial_v2a.models.consistency import (
+from spatial_v2a.models.conditioner import drop_cues
+from spatial_v2a.models.diffusion import (
     consistency_stage,
     consistency_weight,
+    lognormal_sigma,
+    loss_weight,
     nearer_sigma,
     pseudo_huber,
+    uncertainty_weighted,
 )
-from spatial_v2a.models.diffusion import lognormal_sigma, loss_weight, uncertainty_weighted
 from spatial_v2a.models.generator import Condition, Generator
-from spatial_v2a.models.stream_dropout import drop_streams
 from spatial_v2a.objective_config import ConsistencyObjectiveConfig, DiffusionObjectiveConfig
 
 
@@ -53,7 +55,7 @@ def spoil_inputs(
     if is_timed_B is not None:
         history_BTD = torch.where(is_timed_B[:, None, None], shifted_BTD, latents_BTD)
     return TrainingInputs(
-        features=drop_streams(features, config.streams, generator=rng),
+        features=drop_cues(features, config.streams, generator=rng),
         history_BTD=history_BTD + noise_BTD.to(latents_BTD),
         history_drop_BT=drop_BT.to(latents_BTD.device),
     )

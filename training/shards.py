@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from spatial_v2a.archives import Part, shard_parts
+from spatial_v2a.bounded import Part, shard_parts
 from spatial_v2a.clip import parse_meta
 from spatial_v2a.errors import UserError, as_tuple
 

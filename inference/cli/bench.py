@@ -96,7 +96,7 @@ def bench(
     from spatial_v2a.inference.bench.subject import load_subject
     from spatial_v2a.inference.bench.text import as_sweep_row, as_text
     from spatial_v2a.inference.engine.engine import EngineSettings, fastest_weights
-    from spatial_v2a.models.attention_backend import set_attention_backend
+    from spatial_v2a.models.attention import set_attention_backend
     from spatial_v2a.timing import TIMING
 
     needed_s = seconds + (WARMUP_TICKS + 2) / TIMING.tick_hz

@@ -266,11 +266,11 @@ def _check_footage(
 
 def _streams(names: list[str] | None) -> tuple[str, ...]:
     """Checked stream names."""
-    from spatial_v2a.conditioning.perception import STREAMS
+    from spatial_v2a.conditioning.perception import CUES
 
     for name in names or []:
-        if name not in STREAMS:
-            raise UserError(f"unknown stream {name!r}; choose among {', '.join(STREAMS)}")
+        if name not in CUES:
+            raise UserError(f"unknown stream {name!r}; choose among {', '.join(CUES)}")
     return tuple(names or ())
 
 

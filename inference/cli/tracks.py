@@ -68,7 +68,7 @@ def tracks(
         detector=detector or AUTO,
         detector_weights=detector_weights,
         sounds=sounds,
-        streams=("depth", "boxes"),
+        cues=("depth", "boxes"),
         hears=False,
     )
     writer = TrackWriter(pipeline)

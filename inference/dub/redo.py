@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spatial_v2a.audio.pan_width import narrowed
+from spatial_v2a.audio.panning import narrowed
 from spatial_v2a.audio.stereo import StereoMeter, summarize
 from spatial_v2a.files import Outputs
 from spatial_v2a.inference.dub.dubber import Dubber, DubResult, write_errors_as_user_errors

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from spatial_v2a.audio.stereo import checked_sound
 from spatial_v2a.conditioning.compiled import has_openvino
-from spatial_v2a.errors import UserError
-from spatial_v2a.extras import install_command
+from spatial_v2a.errors import UserError, install_command
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine.graphed import GraphedPasses
 from spatial_v2a.inference.engine.inductor import InductorPasses

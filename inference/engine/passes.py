@@ -36,8 +36,8 @@ from spatial_v2a.models.samplers import (
     symmetric_denoise,
 )
 
-ALL_STREAMS = ("dino", "depth", "boxes")
-SPATIAL_STREAMS = ("depth", "boxes")
+ALL_CUES = ("dino", "depth", "boxes")
+SPATIAL_CUES = ("depth", "boxes")
 
 
 @dataclass
@@ -86,9 +86,9 @@ class Passes:
         # The first branch sees all; guidance moves it away from the others.
         self._branches: list[tuple[tuple[str, ...], float]] = [((), 1.0)]
         if guidance != 1.0:
-            self._branches.append((ALL_STREAMS, guidance))
+            self._branches.append((ALL_CUES, guidance))
         if spatial_guidance != 1.0:
-            self._branches.append((SPATIAL_STREAMS, spatial_guidance))
+            self._branches.append((SPATIAL_CUES, spatial_guidance))
         mean_D = model.latent_mean_D
         sampler = model.config.sampler
         self._num_views = 2 * num_streams if sampler.is_symmetric else num_streams

@@ -26,7 +26,7 @@ from spatial_v2a.conditioning.annotations import AnnotatedTick, overlay_tick
 from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.conditioning.compiled import has_openvino, is_cache_usable
 from spatial_v2a.conditioning.detectors import STAGE, Perceptions
-from spatial_v2a.conditioning.perception import STREAMS, Perception
+from spatial_v2a.conditioning.perception import CUES, Perception
 from spatial_v2a.conditioning.video import VideoSource
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
@@ -145,7 +145,7 @@ class Pipeline:
         detector_weights: Path | None = None,
         is_live: bool = False,
         is_compiled: bool | None = None,
-        streams: tuple[str, ...] = STREAMS,
+        cues: tuple[str, ...] = CUES,
         hears: bool = True,
         perception: Perception | None = None,
     ) -> None:
@@ -182,7 +182,7 @@ class Pipeline:
             config,
             detector=STAGE if own else detector,
             overrides=sounds,
-            streams=streams,
+            cues=cues,
             device=self.device,
             detector_weights=detector_weights,
             is_live=is_live,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from spatial_v2a.strict import StrictConfig
 
-StreamName = Literal["depth", "boxes", "dino"]
+CueName = Literal["depth", "boxes", "dino"]
 Weights = Literal["float32", "int8", "bfloat16"]
 
 
@@ -33,7 +33,7 @@ class EngineSettings(StrictConfig):
     nfe: int | None = Field(default=None, ge=1, le=256)
     guidance: float | None = Field(default=None, ge=0, le=20)
     spatial_guidance: float = Field(default=1.0, ge=0, le=20)
-    without: tuple[StreamName, ...] = ()
+    without: tuple[CueName, ...] = ()
     weights: Weights = "float32"
     pan_strength: float = Field(default=1.0, ge=0, le=2)
     torch_compile: bool = False

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from spatial_v2a.archives import shard_parts
+from spatial_v2a.bounded import shard_parts
 from spatial_v2a.clip import Clip, parse_meta, read_shards
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import azimuth_rad

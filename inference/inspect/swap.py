@@ -82,7 +82,7 @@ def load_box_finder(checkpoint: str, *, fov_deg: float | None = None) -> BoxFind
         raise UserError(f"field of view {fov_deg:g} is not in 1..175 degrees; mend --fov")
     folder = find_checkpoint(checkpoint)
     config = read_config(folder).perception
-    detector = Perception.from_checkpoint(folder, config, streams=("boxes",)).detector
+    detector = Perception.from_checkpoint(folder, config, cues=("boxes",)).detector
     fov = config.default_fov_deg if fov_deg is None else fov_deg
 
     def largest_bearing(image_HWC: NDArray) -> float | None:

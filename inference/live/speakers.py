@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from spatial_v2a.errors import UserError
-from spatial_v2a.extras import install_command
+from spatial_v2a.errors import UserError, install_command
 from spatial_v2a.inference.live.conceal import FADE_IN_SAMPLES, Concealer, rise
 from spatial_v2a.inference.live.sinks import SinkClosed
 from spatial_v2a.timing import TIMING

@@ -7,8 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from spatial_v2a.errors import UserError
-from spatial_v2a.extras import install_command
+from spatial_v2a.errors import UserError, install_command
 
 MAP_NAME = re.compile(r"MAP\d\d|E\dM\d")
 
