@@ -9,6 +9,7 @@ through the installed script, too. The last line is JSON; the exit code is 1 if 
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
@@ -433,7 +434,7 @@ def run_cases(
     seed: int,
     num_scripts: int = 0,
     keep: Path | None = None,
-    on_fault: Callable[[str], None] = print,
+    say: Callable[[str], None] = print,
 ) -> Summary:
     """Dubs `count` mutated files.
 
@@ -442,7 +443,7 @@ def run_cases(
         count, seed: which files.
         num_scripts: files that go through the installed script, spread evenly.
         keep: folder that files with a fault are copied to.
-        on_fault: called with a line a fault.
+        say: called with a line for each fault, and for every 50 files.
     """
     summary, child = Summary(), Child()
     every = count // num_scripts if num_scripts else count + 1
@@ -469,11 +470,13 @@ def run_cases(
                 summary.slowest_s = max(summary.slowest_s, ending.seconds)
                 for fault in faults:
                     summary.faults.append((number, case.name, case.damage, fault))
-                    on_fault(f"{number} {case.name} {case.damage}: {fault}")
+                    say(f"{number} {case.name} {case.damage}: {fault}")
                 if faults and keep is not None:
                     keep.mkdir(parents=True, exist_ok=True)
                     shutil.copy(folder / case.name, keep / f"{number}-{case.damage}-{case.name}")
                 shutil.rmtree(folder)
+                if number % 50 == 49:
+                    say(f"{number + 1} of {count} files: {summary.as_json()}")
         finally:
             child.close()
     return summary
@@ -504,6 +507,7 @@ def main() -> None:
             seed=options.seed,
             num_scripts=options.scripts,
             keep=options.keep,
+            say=functools.partial(print, flush=True),
         )
     print(summary.table())
     print(summary.as_json())
