@@ -503,8 +503,9 @@ class Perceptions:
 def spread_pictures(
     source: VideoSource, *, num_pictures: int = NUM_PICTURES, max_width: int
 ) -> Iterator[NDArray]:
-    """A few pictures spread over a video, uint8 RGB [H, W, 3]; fewer where it is damaged."""
+    """A few pictures spread over a video, uint8 RGB [H, W, 3]; fewer where there are no more."""
     start_s, duration_s = source.extent.start_s, source.duration
+    num_pictures = min(num_pictures, source.extent.num_frames)
     try:
         with open_input(source.path) as container:
             stream = picture_stream(container, source.path)

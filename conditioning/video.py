@@ -41,7 +41,7 @@ FORMATS_WITH_LENGTH = ("mov", "matroska", "avi")
 # A file that ends this much before the length in its header is cut off.
 MAX_MISSING_S = Fraction(1, 4)
 # Beyond these a damaged time is far more likely than a picture that somebody wants sound for.
-MAX_LENGTH_S, MAX_HELD_S = 24 * 3600, 300
+MIN_LENGTH_S, MAX_LENGTH_S, MAX_HELD_S = 1e-3, 24 * 3600, 300
 NEW_TIMES = "ffmpeg -i IN -an -vf settb=1/30,setpts=N -r 30 OUT.mp4"
 
 
@@ -172,6 +172,11 @@ def _stamp(packet: av.Packet) -> int | None:
 def _check_times(path: str | Path, picture: _Span, stamps: array, unit_s: Fraction) -> None:
     """Refuses times that would mean work without end for a picture that hardly moves."""
     length_s = float(picture.end_s - picture.start_s)
+    if length_s < MIN_LENGTH_S:
+        raise UserError(
+            f"{path} lasts {length_s:.1g} s by its times, which leaves no time for a sound; give it"
+            f" new ones ({NEW_TIMES})"
+        )
     if length_s > MAX_LENGTH_S:
         raise UserError(
             f"{path} lasts {length_s / 3600:,.0f} hours by its times, and a day is the most; cut"

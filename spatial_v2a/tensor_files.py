@@ -62,9 +62,9 @@ def read_tensors(folder: Path, stem: str, *, prefix: str = "") -> dict[str, Tens
                 raise UserError(f"{path} and its index differ in tensor '{other}'; {_REMEDY}")
             for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
                 if key.startswith(prefix):
-                    tensor = file.get_tensor(key)
+                    tensor = _widen(file.get_tensor(key))
                     check_weight(key, tensor, where=path)
-                    tensors[key.removeprefix(prefix)] = _widen(tensor)
+                    tensors[key.removeprefix(prefix)] = tensor
     return tensors
 
 
@@ -102,14 +102,15 @@ def check_weight(name: str, tensor: Tensor, *, where: Path | str) -> None:
     """
     if not tensor.is_floating_point() or not tensor.numel():
         return
-    # NaN compares as false, so that one comparison finds both.
-    if not bool(tensor.float().abs().amax() <= MAX_WEIGHT):
+    # NaN, which both of them become, compares as false.
+    least, most = (float(value) for value in tensor.float().aminmax())
+    if not (-MAX_WEIGHT <= least and most <= MAX_WEIGHT):
         kind = "large" if bool(tensor.isfinite().all()) else "not finite"
         raise UserError(
             f"{where}: tensor '{name}' holds a value that is {kind}, which no training leaves (at"
             f" most {MAX_WEIGHT:g}); the weights are damaged, get them again"
         )
-    if name.endswith("running_var") and bool(tensor.amin() < 0):
+    if name.endswith("running_var") and least < 0:
         raise UserError(
             f"{where}: tensor '{name}' holds a variance below zero, which gives no numbers; the"
             " weights are damaged, get them again"

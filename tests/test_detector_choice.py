@@ -109,3 +109,10 @@ def test_sounds_without_a_general_detector_are_refused(tiny_config: Config) -> N
 def test_the_pictures_are_spread_over_the_video(video: VideoSource) -> None:
     shades = [int(image.mean()) for image in spread_pictures(video, num_pictures=4, max_width=64)]
     assert shades == pytest.approx([3 * 7.5, 3 * 22.5, 3 * 37.5, 3 * 52.5], abs=6)
+
+
+def test_a_picture_is_looked_at_once(tmp_path: Path) -> None:
+    """Of a video of three pictures the same ones were looked at four times."""
+    path = tmp_path / "short.mp4"
+    write_video(path, np.zeros((3, 48, 64, 3), dtype=np.uint8), 30)
+    assert len(list(spread_pictures(open_video(path), max_width=64))) == 3

@@ -225,6 +225,15 @@ def test_times_that_mean_work_without_end_are_refused(tmp_path: Path) -> None:
     assert open_video(timed(tmp_path / "pause.mkv", [*frames, Fraction(200)])).duration > 200
 
 
+def test_a_picture_shorter_than_any_sound_is_refused(tmp_path: Path) -> None:
+    """Ten pictures at 2 GHz, a damaged header, became a dub without a sound track."""
+    path = tmp_path / "fast.mp4"
+    tick_s = Fraction(1, 90_000)
+    write_video(path, shades(3), None, times_s=[n * tick_s for n in range(3)], end_s=3 * tick_s)
+    with pytest.raises(UserError, match="3e-05 s by its times, .* give it new ones"):
+        open_video(path)
+
+
 def test_pictures_beyond_any_camera_are_refused(tmp_path: Path) -> None:
     """Few bytes can stand for gigabytes of picture: one line, before anything is decoded."""
     path = tmp_path / "bomb.mkv"

@@ -111,3 +111,50 @@ def test_a_missing_file_is_refused_before_torch(tmp_path: Path) -> None:
     code = RUN_UP_TO_TORCH.format(arguments=words)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stderr.startswith("error: no such file") and done.stderr.count("\n") == 1
+
+
+# Says in which order things end; the module's own object would be taken apart last.
+END = """
+import atexit, sys, threading, time
+from spatial_v2a.inference.cli.main import end_at_once
+class Network:
+    def __del__(self):
+        print("taken apart")
+network = Network()
+atexit.register(print, "handler")
+def work():
+    time.sleep(0.3)
+    print("work")
+threading.Thread(target=work, daemon={is_daemon}).start()
+print("end")
+end_at_once(3)
+"""
+
+
+@pytest.mark.parametrize(
+    ("is_daemon", "lines"),
+    [(True, ["end", "handler"]), (False, ["end", "work", "handler", "taken apart"])],
+    ids=["nothing at work", "a thread at work"],
+)
+def test_a_command_ends_without_taking_networks_apart(is_daemon: bool, lines: list[str]) -> None:
+    """It took a second after the last line; what is at work or to be said is waited for."""
+    words = [sys.executable, "-c", END.format(is_daemon=is_daemon)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (3, lines, "")
+
+
+def test_a_command_whose_reader_is_gone_ends_as_ever() -> None:
+    code = "import time; from spatial_v2a.inference.cli.main import end_at_once;"
+    code += "time.sleep(0.3); print('line'); end_at_once(0)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": ""},
+    )
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert "BrokenPipeError" in process.stderr.read()
+    assert process.wait(60) == 120
+    process.stderr.close()

@@ -40,6 +40,7 @@ from spatial_v2a.inference.dub.take_files import (
     write_take,
     write_takes_ranking,
 )
+from spatial_v2a.inference.engine.engine import engine_threads
 from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import checkpoint_digest
@@ -118,16 +119,17 @@ class Dubber(Pipeline):
         """
         start = time.perf_counter()
         config = self.model.config.perception
-        used = self.settings_of(job) | {"seed": self.settings.seed}
-        words = ", ".join(f"{name} {value}" for name, value in used.items())
-        log.info("%s: %s", job.source.path.name, words)
         notes = TakeNotes(job, config)
         objects = self.object_notes()
         with (
             write_errors_as_user_errors(job.out),
+            engine_threads(self.device),
             Outputs(overwrite=job.overwrite) as outputs,
             ExitStack() as stack,
         ):
+            used = self.settings_of(job) | {"seed": self.settings.seed}
+            words = ", ".join(f"{name} {value}" for name, value in used.items())
+            log.info("%s: %s", job.source.path.name, words)
             outputs.follow_links(job.paths)
             sounds = [stack.enter_context(Spool(outputs, take.out)) for take in job.takes]
             recorder = None

@@ -169,7 +169,9 @@ class Pipeline:
         else:
             self.device = resolve_device(device)
             if hears:
-                self.model = SpatialV2A.from_pretrained(checkpoint, detector=own).to(self.device)
+                with engine_threads(self.device):
+                    model = SpatialV2A.from_pretrained(checkpoint, detector=own)
+                self.model = model.to(self.device)
                 self.model.detector_weights = detector_weights
                 folder, config = self.model.folder, self.model.config.perception
             else:
