@@ -25,6 +25,7 @@ DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.m
 SAMPLES = sorted((ROOT / "docs" / "samples").glob("*.md"))
 DOCUMENTS += SAMPLES
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
+FILES = re.compile(r"`((?:spatial_v2a|conditioning|training|inference|configs|tests)/[\w./-]+)`")
 INLINE = re.compile(r"`(spatial-v2a(?:-train)? [^`\n]+)`")
 SHELLS = {"", "sh", "bash", "console", "text"}
 
@@ -95,9 +96,12 @@ def test_named_make_targets_exist(document: Path) -> None:
 
 
 @pytest.mark.parametrize("document", [*DOCUMENTS, *NOTES], ids=lambda path: path.name)
-def test_linked_files_exist(document: Path) -> None:
-    for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text("utf-8")):
+def test_linked_and_named_files_exist(document: Path) -> None:
+    text = document.read_text("utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    for target in FILES.findall(text):
+        assert (ROOT / target).exists(), f"{document.name} names {target}"
 
 
 def test_the_python_of_the_readme_runs(
