@@ -248,6 +248,15 @@ def test_the_codec_tag_stays(tmp_path: Path, name: str, picture: Picture) -> Non
         assert tag_of(again) == tag_of(clip)
 
 
+@pytest.mark.parametrize("source", [".mkv", ".ts"])
+def test_hevc_from_elsewhere_gets_the_tag_that_apple_plays(tmp_path: Path, source: str) -> None:
+    """It became hev1; its parameter sets are in the header, which is what hvc1 means."""
+    clip = write_clip(tmp_path / f"a{source}", HEVC)
+    for suffix in (".mp4", ".mov"):
+        out = dub(clip, tmp_path / f"out{suffix}")
+        assert tag_of(out) == "hvc1" and pictures(out) == pictures(clip)
+
+
 def box(name: bytes, content: bytes) -> bytes:
     return struct.pack(">I4s", 8 + len(content), name) + content
 

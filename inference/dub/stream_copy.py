@@ -39,6 +39,8 @@ _COVER_NAMES = {
 }
 # A trial that has seen no picture that stands alone goes on, but not for ever.
 _MAX_TRIAL_FACTOR = 20
+# How PyAV shows a codec tag of 0.
+_NO_TAG = 4 * "\0"
 # Where `AVStream *` lies in PyAV's Stream, and fields in it (libavformat 62).
 _POINTER, _INDEX, _TIME_BASE, _SAMPLE_ASPECT_RATIO = 24, 8, 32, 72
 
@@ -199,8 +201,13 @@ class StreamCopier:
         else:
             with av.open(io.BytesIO(), "w", format="null") as scratch:
                 draft = scratch.add_stream_from_template(original, opaque=True)
-                if is_tagged:
-                    draft.codec_context.codec_tag = original.codec_context.codec_tag
+                # Matroska gives most codecs none.
+                tag = original.codec_context.codec_tag if is_tagged else _NO_TAG
+                if tag == _NO_TAG and family(self._target) == "mov" and _has_hevc_header(original):
+                    # FFmpeg's own choice is hev1, which Apple's players refuse.
+                    tag = "hvc1"
+                if tag != _NO_TAG:
+                    draft.codec_context.codec_tag = tag
                 if original.type == "video" and original.sample_aspect_ratio:
                     draft.codec_context.sample_aspect_ratio = original.sample_aspect_ratio
                 scratch.start_encoding()
@@ -230,6 +237,14 @@ class StreamCopier:
         self._target.add_attachment(
             tags.get("filename", name), tags.get("mimetype", media_type), data
         )
+
+
+def _has_hevc_header(stream: Stream) -> bool:
+    """Whether it is HEVC whose parameter sets stand before the pictures."""
+    header = (codec_of(stream) == "hevc" and stream.codec_context.extradata) or b""
+    # ISO/IEC 14496-15, 8.3.2.1: byte 22 counts the kinds of parameter sets.
+    is_record = len(header) > 23 and header[0] == 1 and header[22] > 0
+    return is_record or header.startswith((b"\0\0\1", b"\0\0\0\1"))
 
 
 def _is_timecode(stream: Stream) -> bool:
