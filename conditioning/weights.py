@@ -118,8 +118,10 @@ _NAMES_ANOTHER = frozenset(
     + ("experts_implementation", "_experts_implementation", "_experts_implementation_internal")
     + ("quantization_config", "distributed_config")
 )
-# No whole number that a network's sizes are made of is larger: a count of labels becomes names.
-_MAX_WHOLE_NUMBER = 2**20
+# No number that a network's sizes are made of is larger: a count of labels becomes names.
+_MAX_NUMBER = 2**20
+# Of a picture: RT-DETR lays a grid over all of it while it is built. The published ones have 640.
+_MAX_SIDE = 4096
 # The networks within networks that the published ones have.
 _MAX_DEPTH = 8
 
@@ -198,11 +200,11 @@ def load_published(folder: Path, kinds: "Mapping[str, type[PreTrainedModel]]") -
     return model
 
 
-def _check_config(value: Any, *, where: Path, depth: int = 0) -> None:
+def _check_config(value: Any, *, where: Path, depth: int = 0, most: int = _MAX_NUMBER) -> None:
     """Refuses settings, at whatever depth, that fetch or run something, or ask for absurd sizes."""
     if depth > _MAX_DEPTH:
         raise UserError(f"{where} is nested deeper than {_MAX_DEPTH}; use another network")
-    if isinstance(value, int) and abs(value) > _MAX_WHOLE_NUMBER:
+    if isinstance(value, int | float) and abs(value) > most:
         raise UserError(f"{where} asks for {value:.2g}, which no size is; use another network")
     if isinstance(value, dict):
         for name in value:
@@ -210,6 +212,8 @@ def _check_config(value: Any, *, where: Path, depth: int = 0) -> None:
                 raise UserError(
                     f"{where} names what is not in it ({name}); use a network that holds all of it"
                 )
-    if isinstance(value, dict | list):
-        for part in value.values() if isinstance(value, dict) else value:
-            _check_config(part, where=where, depth=depth + 1)
+            size = min(most, _MAX_SIDE) if name.endswith("image_size") else most
+            _check_config(value[name], where=where, depth=depth + 1, most=size)
+    if isinstance(value, list):
+        for part in value:
+            _check_config(part, where=where, depth=depth + 1, most=most)

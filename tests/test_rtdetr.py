@@ -209,6 +209,8 @@ def test_other_networks_and_missing_folders_are_refused(tmp_path: Path) -> None:
         ("", {"num_labels": 10**9}),
         ("backbone_config", {"num_labels": 10**9}),
         ("", {"anchor_image_size": [10**9, 10**9]}),
+        ("", {"anchor_image_size": [10**5, 10**5]}),
+        ("", {"anchor_image_size": [1e5, 1e5]}),
         ("", {"backbone_config": 5}),
         ("", {"id2label": 5}),
         ("", {"feat_strides": ["x"]}),
