@@ -116,15 +116,12 @@ _in_use: weakref.WeakValueDictionary[str, CompiledNetwork] = weakref.WeakValueDi
 _locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
-def compiled_once(
-    key: str | None, make: Callable[[], CompiledNetwork], *, is_kept: bool = True
-) -> CompiledNetwork:
+def compiled_once(key: str | None, make: Callable[[], CompiledNetwork]) -> CompiledNetwork:
     """The network of a key: one in use, one that an earlier start has kept, or else a new one.
 
     Args:
         key: from `make_key`; None always makes a new one.
         make: compiles it.
-        is_kept: whether the next start may find it on disk.
 
     Raises:
         UserError: in a process forked off one that had made a graph.
@@ -133,13 +130,35 @@ def compiled_once(
     if key is None:
         return make()
     with _locks[key]:
-        found = _in_use.get(key) or (_import_kept(key) if is_kept else None)
+        found = _in_use.get(key) or _import_kept(key)
         if found is None:
             found = make()
-            if is_kept:
-                keep_network(key, found.model.export_model().getvalue(), found.notes)
+            keep_network(key, found.model.export_model().getvalue(), found.notes)
         _in_use[key] = found
         return found
+
+
+_traced: dict[str, torch.jit.ScriptModule] = {}
+_tracing = threading.Lock()
+
+
+def traced_once(
+    key: str | None, trace: Callable[[], torch.jit.ScriptModule]
+) -> torch.jit.ScriptModule:
+    """The traced network of a key, from whoever asked for it first.
+
+    PyTorch never frees what it has traced, so that a second trace of the same would be memory lost.
+
+    Args:
+        key: from `make_key`; None always traces.
+        trace: makes it.
+    """
+    if key is None:
+        return trace()
+    with _tracing:
+        if key not in _traced:
+            _traced[key] = trace()
+        return _traced[key]
 
 
 def _import_kept(key: str) -> CompiledNetwork | None:

@@ -16,6 +16,7 @@ from spatial_v2a.conditioning.compiled import (
     compile_traced,
     compiled_once,
     has_openvino,
+    traced_once,
 )
 
 log = logging.getLogger(__name__)
@@ -99,17 +100,17 @@ class FrozenEncoder(nn.Module):
             self._optimize_for_gpu(self.example().to(self.device))
         if self.device.type != "cpu":
             return
+        key = None
+        if self._deferred is not None:
+            key = "-".join(map(str, (self._deferred.key, *self.example().shape)))
         if has_openvino():
-            key = None
-            if self._deferred is not None:
-                key = "-".join(map(str, (self._deferred.key, *self.example().shape)))
             graph = OpenVinoGraph(compiled_once(key, self._compile))
             self._compiled = lambda x_BCHW: graph(x_BCHW)[0].clone()
             self._is_faster_alone = True
             return
         with torch.no_grad():
             # Not optimize_for_inference: its layout conversions cost more than they save here.
-            frozen = torch.jit.freeze(self._trace())
+            frozen = traced_once(key, lambda: torch.jit.freeze(self._trace()))
             self._compiled = lambda x_BCHW: frozen(x_BCHW)
             for _ in range(3):
                 self.run(self.example())

@@ -55,9 +55,6 @@ def bench(
         Literal["sdpa", "xformers"],
         typer.Option(help="Kernel of the backbone's attention; xformers needs a GPU."),
     ] = "sdpa",
-    torch_compile: Annotated[
-        bool, typer.Option("--torch-compile", help="TorchInductor; minutes to start.")
-    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     detector: Detector = None,
     detector_weights: DetectorWeights = None,
@@ -112,8 +109,7 @@ def bench(
     set_attention_backend(subject.model, attention)
     settings = EngineSettings(
         nfe=nfe,
-        weights=weights or fastest_weights(subject.device, torch_compile=torch_compile),
-        torch_compile=torch_compile,
+        weights=weights or fastest_weights(subject.device),
     )
     with footage as source:
         run = _describe(subject, settings, threads=threads) | {"attention": attention}
@@ -155,7 +151,6 @@ def _describe(subject: "Subject", settings: "EngineSettings", *, threads: int) -
         "guidance": model.config.sampler.guidance,
         "dtype": str(model.latent_mean_D.dtype).removeprefix("torch."),
         "engine_weights": settings.weights,
-        "torch_compile": settings.torch_compile,
         "openvino": subject.device.type == "cpu" and has_openvino(),
         "threads": threads if subject.device.type == "cpu" else torch.get_num_threads(),
         **describe_machine(subject.device),

@@ -2,16 +2,31 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from spatial_v2a.conditioning.compiled import make_key
+from spatial_v2a.conditioning.compiled import OPTIONS
 from spatial_v2a.features import FrameFeatures, empty_features
 from spatial_v2a.inference.engine.passes import EngineState, Passes
+from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.attention import AttentionPlan
 from spatial_v2a.models.generator import Condition
-from spatial_v2a.models.streaming import reset_
+from spatial_v2a.models.streaming import reset_, state_tensors
+
+# Weights that no pass reads.
+_NOT_RUN = "autoencoder.encoder."
+# Where the code of the passes is.
+PACKAGES = (
+    "spatial_v2a",
+    "spatial_v2a.models",
+    "spatial_v2a.audio",
+    "spatial_v2a.conditioning",
+    "spatial_v2a.inference.engine",
+)
 
 # Takes the trees of a pass; gives the tensors of what the pass returns.
 Call = Callable[..., tuple[Tensor, ...]]
@@ -19,11 +34,58 @@ Call = Callable[..., tuple[Tensor, ...]]
 Example = Callable[[], tuple]
 
 
+class Flattener:
+    """Gives the tensors of a pass's arguments in a row; those of the state are found once.
+
+    The state among them, which comes last, is the same in every call.
+    """
+
+    def __init__(self) -> None:
+        self._state: list[Tensor] | None = None
+
+    def __call__(self, args: tuple) -> list[Tensor]:
+        """All of them."""
+        if self._state is None:
+            self._state = [x for tree in args if is_state(tree) for x in state_tensors(tree)]
+        return self.changing(args) + self._state
+
+    def changing(self, args: tuple) -> list[Tensor]:
+        """Those that differ from call to call: all but the state's."""
+        return [x for tree in args if not is_state(tree) for x in state_tensors(tree)]
+
+
+def is_state(tree: Any) -> bool:
+    """Whether an argument of a pass is the engine's state."""
+    return isinstance(tree, EngineState)
+
+
 class CompiledPasses(Passes):
     """Passes compiled for the state that `init_state` returns; with idle streams they run eagerly.
 
     Arguments as for `Passes`. A subclass says in `compile` what is made of a pass.
     """
+
+    def __init__(self, model: SpatialV2A, **options: Any) -> None:
+        super().__init__(model, **options)
+        self._options = options
+
+    @cached_property
+    def _key(self) -> str | None:
+        if self.model.folder is None:
+            return None
+        tensors = self.model.state_dict().items()
+        return make_key(
+            "passes",
+            [item for item in tensors if not item[0].startswith(_NOT_RUN)],
+            packages=PACKAGES,
+            config=self.model.config.model_dump(mode="json", exclude={"name", "training"}),
+            options=OPTIONS,
+            **self._options,
+        )
+
+    def key_of(self, name: str) -> str | None:
+        """What a pass computes, as from `make_key`; None where the model is of no checkpoint."""
+        return None if self._key is None else f"{self._key}-{name}"
 
     @abstractmethod
     def compile(self, name: str, function: Callable, example: Example, weights: nn.Module) -> Call:

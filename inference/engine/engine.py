@@ -21,7 +21,6 @@ from spatial_v2a.conditioning.compiled import has_openvino
 from spatial_v2a.errors import UserError, install_command
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine.graphed import GraphedPasses
-from spatial_v2a.inference.engine.inductor import InductorPasses
 from spatial_v2a.inference.engine.openvino_passes import OpenVinoPasses
 from spatial_v2a.inference.engine.passes import EngineState, Passes
 from spatial_v2a.inference.engine.settings import EngineSettings, Weights
@@ -246,31 +245,27 @@ def used_settings(model: SpatialV2A, settings: EngineSettings) -> dict[str, Json
     }
 
 
-def fastest_weights(device: torch.device | str, *, torch_compile: bool = False) -> Weights:
+def fastest_weights(device: torch.device | str) -> Weights:
     """What a compiled engine is fastest with on a device; its model in float32."""
     if torch.device(device).type == "cuda":
         return "bfloat16"
-    return "int8" if has_openvino() and not torch_compile else "float32"
+    return "int8" if has_openvino() else "float32"
 
 
 def _kind_of_passes(
     device: torch.device, dtype: torch.dtype, settings: EngineSettings, *, is_compiled: bool
 ) -> Callable[..., Passes]:
     weights, is_narrow = settings.weights, settings.weights == "bfloat16"
-    is_cpu, through_inductor = device.type == "cpu", settings.torch_compile
-    is_plain = dtype == torch.float32 and not (is_narrow or through_inductor)
+    is_cpu, is_plain = device.type == "cpu", dtype == torch.float32 and not is_narrow
     if is_cpu and is_plain and is_compiled and has_openvino():
         return partial(OpenVinoPasses, weights=weights)
     if weights == "int8":
         raise UserError(
-            "int8 weights need OpenVINO, a CPU, float32 and no torch.compile; ask for float32"
-            f" weights, or install OpenVINO with: {install_command('cpu')}"
+            "int8 weights need OpenVINO, a CPU and float32; ask for float32 weights, or install"
+            f" OpenVINO with: {install_command('cpu')}"
         )
-    if not is_compiled:
-        return partial(Passes, is_narrow=is_narrow)
-    if not is_cpu:
-        return partial(GraphedPasses, is_narrow=is_narrow, is_inductor=through_inductor)
-    return partial(InductorPasses if through_inductor else TracedPasses, is_narrow=is_narrow)
+    compiled = TracedPasses if is_cpu else GraphedPasses
+    return partial(compiled if is_compiled else Passes, is_narrow=is_narrow)
 
 
 @contextmanager

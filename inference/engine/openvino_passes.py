@@ -12,22 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from spatial_v2a.conditioning.compiled import (
-    OPTIONS,
     CompiledNetwork,
     OpenVinoGraph,
     Weights,
     compile_traced,
     compiled_once,
-    make_key,
 )
-from spatial_v2a.inference.engine.compiled import Call, CompiledPasses, Example
+from spatial_v2a.inference.engine.compiled import Call, CompiledPasses, Example, Flattener
 from spatial_v2a.inference.engine.passes import EngineState, Passes
 from spatial_v2a.inference.engine.traced import Traced
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.streaming import Write, state_tensors, with_tensors, writes_put_off
-
-# Weights that no pass reads.
-_NOT_RUN = "autoencoder.encoder."
 
 
 class OpenVinoPasses(CompiledPasses):
@@ -41,25 +36,14 @@ class OpenVinoPasses(CompiledPasses):
     def __init__(self, model: SpatialV2A, *, weights: Weights, **others: Any) -> None:
         super().__init__(model, **others)
         self._weights: Weights = weights
-        self._key = make_key(
-            "passes",
-            [item for item in model.state_dict().items() if not item[0].startswith(_NOT_RUN)],
-            packages=("spatial_v2a", "spatial_v2a.conditioning", "spatial_v2a.inference"),
-            config=model.config.model_dump(mode="json", exclude={"name", "training"}),
-            options=OPTIONS,
-            weights=weights,
-            **others,
-        )
 
     def compile(
         self, name: str, function: Callable, example: Example, weights: nn.Module
     ) -> "_Graph":
         """See `CompiledPasses`."""
         network = compiled_once(
-            f"{self._key}-{name}",
+            self.key_of(f"openvino-{self._weights}-{name}"),
             lambda: _compile(function, example(), weights, kind=self._weights),
-            # What is not from a checkpoint is not there at the next start.
-            is_kept=self.model.folder is not None,
         )
         return _Graph(network)
 
@@ -73,15 +57,12 @@ class OpenVinoPasses(CompiledPasses):
         def attend(v_R1V: Tensor, plan: Any, state: EngineState) -> Any:
             return Passes.attend(self, v_R1V, state, plan=plan)
 
-        example = make_plan(state)
-        planned = Traced(make_plan, (state,), generator)
-        graph = self.compile("attend", attend, lambda: (v_R1V(), example, state), generator)
-
-        def call(v_R1V: Tensor, state: EngineState) -> tuple[Tensor, ...]:
-            plan = with_tensors(example, iter(planned(state)))
-            return graph(v_R1V, plan, state)
-
-        return call
+        planned = Traced(make_plan, (state,), generator, key=self.key_of("plan"))
+        graph = self.compile(
+            "attend", attend, lambda: (v_R1V(), make_plan(state), state), generator
+        )
+        # The graph takes the plan's tensors as they come.
+        return lambda v_R1V, state: graph(v_R1V, planned(state), state)
 
     def compile_decode(self, x_BD: Tensor, state: EngineState) -> Call:
         """See `CompiledPasses`: PyTorch's inverse FFT is far faster than OpenVINO's."""
@@ -94,7 +75,8 @@ class OpenVinoPasses(CompiledPasses):
             return decoder.sound(spectra_BCJF2, state.decoder).transpose(1, 2)
 
         spectra = self.compile("spectra", make_spectra, lambda: (x_BD, state), decoder)
-        sound = Traced(make_sound, (*spectra(x_BD, state), state), decoder)
+        example = (*spectra(x_BD, state), state)
+        sound = Traced(make_sound, example, decoder, key=self.key_of("sound"))
         return lambda x_BD, state: sound(*spectra(x_BD, state), state)
 
 
@@ -115,9 +97,10 @@ class _Graph:
     def __init__(self, network: CompiledNetwork) -> None:
         self._targets = network.notes
         self._graph = OpenVinoGraph(network)
+        self._flatten = Flattener()
 
     def __call__(self, *args: Any) -> tuple[Tensor, ...]:
-        tensors = tuple(state_tensors(args))
+        tensors = self._flatten(args)
         outputs = self._graph(*tensors)
         num_returned = len(outputs) - len(self._targets)
         for (target, slots), value in zip(self._targets, outputs[num_returned:], strict=True):

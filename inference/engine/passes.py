@@ -12,18 +12,15 @@ their mirrored pictures after them), R rows (views times guidance branches, bran
 draws, D latent width, V frame token width, Z condition width, C audio channels, L samples.
 """
 
+import copy
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from spatial_v2a.features import FrameFeatures, mirror_features
-from spatial_v2a.inference.engine.mixed_precision import (
-    NARROW,
-    narrow_arithmetic,
-    with_narrow_matrices,
-)
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.attention import AttentionPlan
 from spatial_v2a.models.autoencoder import DecoderState
@@ -36,8 +33,16 @@ from spatial_v2a.models.samplers import (
     symmetric_denoise,
 )
 
+Module = TypeVar("Module", bound=nn.Module)
+
 ALL_CUES = ("dino", "depth", "boxes")
 SPATIAL_CUES = ("depth", "boxes")
+
+# Backbone and head may run in bfloat16. What rounding would hurt stays in float32: the conditioner
+# (it subtracts one tick from the next), norms and softmax, guidance (it widens differences), the
+# sampler's sums, and the decoder with its inverse STFT. Positions are in float64 either way.
+NARROW = torch.bfloat16
+NARROW_PARTS = ("frame_in", "latent_in", "backbone", "head")
 
 
 @dataclass
@@ -77,7 +82,7 @@ class Passes:
         is_narrow: bool = False,
         pan_strength: float = 1.0,
     ) -> None:
-        self.model = with_narrow_matrices(model) if is_narrow else model
+        self.model = _with_narrow_matrices(model) if is_narrow else model
         self._is_narrow = is_narrow
         self._pan_strength = pan_strength
         self.holds_latent = holds_latent
@@ -197,7 +202,9 @@ class Passes:
             remember(rows, state.generator, self.rows(active_B))
 
     def _narrow(self) -> AbstractContextManager:
-        return narrow_arithmetic(self._sigmas.device, is_on=self._is_narrow)
+        # Nothing is cached, so that a pass can be captured.
+        device = self._sigmas.device.type
+        return torch.autocast(device, NARROW, enabled=self._is_narrow, cache_enabled=False)
 
     def _guide(self, value_R: Tensor) -> Tensor:
         """Moves the full branch away from those that saw less.
@@ -219,3 +226,22 @@ def _stack(parts: list[FrameFeatures]) -> FrameFeatures:
     return FrameFeatures(
         **{name: torch.cat([vars(part)[name] for part in parts]) for name in names}
     )
+
+
+def _with_narrow_matrices(model: SpatialV2A) -> SpatialV2A:
+    """The model with the matrices of backbone and head in bfloat16; all else is shared with it."""
+    narrow, generator = _shallow(model), _shallow(model.generator)
+    for name in NARROW_PARTS:
+        part = copy.deepcopy(getattr(generator, name))
+        for layer in part.modules():
+            if isinstance(layer, nn.Linear):
+                layer.to(NARROW)
+        generator._modules[name] = part
+    narrow._modules["generator"] = generator
+    return narrow
+
+
+def _shallow(module: Module) -> Module:
+    twin = copy.copy(module)
+    twin._modules = dict(module._modules)
+    return twin

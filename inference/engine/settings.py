@@ -25,8 +25,6 @@ class EngineSettings(StrictConfig):
             near the samples of float32 at first, which history takes apart; levels stay.
             bfloat16 is for a GPU: backbone and head in it, what rounding would hurt in float32.
         pan_strength: 1 is the checkpoint's own pan, 0 mono, 2 twice as wide.
-        torch_compile: a compiled engine goes through `torch.compile` (minutes to make), on a GPU
-            before its graphs are captured.
     """
 
     seed: int = Field(default=0, ge=0, lt=2**62)
@@ -36,4 +34,3 @@ class EngineSettings(StrictConfig):
     without: tuple[CueName, ...] = ()
     weights: Weights = "float32"
     pan_strength: float = Field(default=1.0, ge=0, le=2)
-    torch_compile: bool = False

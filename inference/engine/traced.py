@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.inference.engine.compiled import CompiledPasses, Example
+from spatial_v2a.conditioning.compiled import traced_once
+from spatial_v2a.inference.engine.compiled import CompiledPasses, Example, Flattener
 from spatial_v2a.models.streaming import state_tensors, with_tensors
 
 
@@ -22,7 +23,7 @@ class TracedPasses(CompiledPasses):
         self, name: str, function: Callable, example: Example, weights: nn.Module
     ) -> "Traced":
         """See `CompiledPasses`."""
-        return Traced(function, example(), weights)
+        return Traced(function, example(), weights, key=self.key_of(name))
 
 
 class Traced:
@@ -31,18 +32,27 @@ class Traced:
     Args:
         function, weights: as for `CompiledPasses.compile`.
         example: the trees.
+        key: as for `traced_once`.
     """
 
-    def __init__(self, function: Callable, example: tuple, weights: nn.Module) -> None:
-        flat = _Flat(function, example, weights).eval()
-        with warnings.catch_warnings():
-            # Shapes are those of one tick for good, which is all that the tracer warns about.
-            warnings.simplefilter("ignore")
-            # Not frozen: folding constants changes the rounding and saves no time here.
-            self._graph = torch.jit.trace(flat, tuple(state_tensors(example)), check_trace=False)
+    def __init__(
+        self, function: Callable, example: tuple, weights: nn.Module, *, key: str | None
+    ) -> None:
+        self._flatten = Flattener()
+        tensors = tuple(self._flatten(example))
+
+        def trace() -> torch.jit.ScriptModule:
+            flat = _Flat(function, example, weights).eval()
+            with warnings.catch_warnings():
+                # Shapes are those of one tick for good, which is all that the tracer warns about.
+                warnings.simplefilter("ignore")
+                # Not frozen: folding constants changes the rounding and saves no time here.
+                return torch.jit.trace(flat, tensors, check_trace=False)
+
+        self._graph = traced_once(key, trace)
 
     def __call__(self, *args: Any) -> tuple[Tensor, ...]:
-        return self._graph(*state_tensors(args))
+        return self._graph(*self._flatten(args))
 
 
 class _Flat(nn.Module):
