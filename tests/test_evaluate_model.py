@@ -12,7 +12,6 @@ from spatial_v2a.inference.cli.evaluate import SuiteName, evaluate
 from spatial_v2a.inference.cli.options import HeardObjects
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings
 from spatial_v2a.inference.engine.object_mix import ObjectMix
-from spatial_v2a.inference.engine.object_streams import ObjectStreams
 from spatial_v2a.inference.evaluation import longrun
 from spatial_v2a.inference.evaluation.generate import detect, dub_clips, load_system
 from spatial_v2a.inference.evaluation.sounds import Plan, clip_stamp, generate_group
@@ -166,7 +165,7 @@ def test_a_clip_with_two_objects_is_heard_apart_and_changes_no_neighbour(checkpo
     alone = replace(system, settings=EngineSettings(nfe=1, seed=1))
     assert np.array_equal(apart[1], dub_clips(alone, [clips[1]])[0])
     engine = Engine(system.model, num_streams=4, settings=alone.settings, streams_per_noise=4)
-    mix = ObjectMix(engine, ObjectStreams(3))
+    mix = ObjectMix(engine)
     expected = np.concatenate([mix.step(*tick).mix_NLC[0] for tick in clips[1]])
     assert np.array_equal(apart[1], expected)
     without = [

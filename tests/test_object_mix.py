@@ -12,8 +12,7 @@ from spatial_v2a.conditioning.compiled import SWITCH, has_openvino
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine.allocator import FADE_TICKS, LINGER_TICKS
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings
-from spatial_v2a.inference.engine.object_mix import Heard, ObjectMix
-from spatial_v2a.inference.engine.object_streams import ObjectStreams
+from spatial_v2a.inference.engine.object_mix import Heard, ObjectMix, ObjectStreams
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import shaken
@@ -73,7 +72,7 @@ class Listener:
             return audio_BLC
 
         engine.step = kept
-        mix = ObjectMix(engine, ObjectStreams(num_object_streams), num_takes=num_takes, **more)
+        mix = ObjectMix(engine, num_takes=num_takes, **more)
         self.heard: list[Heard] = [mix.step(*tick) for tick in ticks]
         self.streams_TBLC = np.stack(streams)
 
@@ -118,7 +117,7 @@ def test_with_openvino_the_streams_beside_it_change_no_bit(tiny_config, model, m
             streams_per_noise=num_streams,
             is_compiled=True,
         )
-        mix = ObjectMix(engine, ObjectStreams(num_object_streams), num_takes=num_takes)
+        mix = ObjectMix(engine, num_takes=num_takes)
         return np.stack([mix.step(*tick).mix_NLC for tick in ticks], axis=1)
 
     one = sound_NTLC(0, 1)[0]
@@ -211,7 +210,7 @@ def test_every_take_is_its_own_seed(tiny_config, model) -> None:
             settings=EngineSettings(nfe=1, seed=5 + take),
             streams_per_noise=4,
         )
-        mix = ObjectMix(engine, ObjectStreams(3))
+        mix = ObjectMix(engine)
         expected_TLC = np.stack([mix.step(*tick).mix_NLC[0] for tick in ticks])
         heard_TLC = np.stack([heard.mix_NLC[take] for heard in listener.heard])
         error = np.abs(heard_TLC - expected_TLC).max()
@@ -246,7 +245,7 @@ def test_sound_that_stands_is_followed_by_who_has_made_it(tiny_config, model) ->
             settings=EngineSettings(nfe=1),
             streams_per_noise=num_streams,
         )
-        mix = ObjectMix(engine, ObjectStreams(num_object_streams))
+        mix = ObjectMix(engine)
         for tick, x_D in zip(seen(tiny_config, pictures), x_TD, strict=False):
             mix.follow(*tick, x_D)
         mix.restart_noise()

@@ -1,5 +1,10 @@
-"""The passes of a tick, compiled for one state: what tracing and CUDA graphs have in common."""
+"""The passes of a tick, compiled for one state: traced on a CPU, as CUDA graphs on a GPU.
 
+A tick is some two thousand small operations; handing them out takes Python a good part of the
+tick, and keeps other threads of the process from running meanwhile.
+"""
+
+import warnings
 from abc import abstractmethod
 from collections.abc import Callable
 from functools import cache, cached_property
@@ -8,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spatial_v2a.conditioning.compiled import make_key
-from spatial_v2a.conditioning.compiled import OPTIONS
+from spatial_v2a.conditioning.compiled import OPTIONS, make_key, traced_once
+from spatial_v2a.conditioning.frozen import capture
 from spatial_v2a.features import FrameFeatures, empty_features
 from spatial_v2a.inference.engine.passes import EngineState, Passes
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.attention import AttentionPlan
 from spatial_v2a.models.generator import Condition
-from spatial_v2a.models.streaming import reset_, state_tensors
+from spatial_v2a.models.streaming import reset_, state_tensors, with_tensors
 
 # Weights that no pass reads.
 _NOT_RUN = "autoencoder.encoder."
@@ -178,3 +183,89 @@ class CompiledPasses(Passes):
             max_boxes=shapes.max_boxes,
         )
         return features.map(lambda x: x.to(self.model.latent_mean_D.device))
+
+
+class TracedPasses(CompiledPasses):
+    """Passes traced on the CPU, bit for bit what they are eagerly; about a second to make."""
+
+    def compile(
+        self, name: str, function: Callable, example: Example, weights: nn.Module
+    ) -> "Traced":
+        """See `CompiledPasses`."""
+        return Traced(function, example(), weights, key=self.key_of(name))
+
+
+class Traced:
+    """A function of trees, traced for trees of these shapes; it gives the tensors of its result.
+
+    Args:
+        function, weights: as for `CompiledPasses.compile`.
+        example: the trees.
+        key: as for `traced_once`.
+    """
+
+    def __init__(
+        self, function: Callable, example: tuple, weights: nn.Module, *, key: str | None
+    ) -> None:
+        self._flatten = Flattener()
+        tensors = tuple(self._flatten(example))
+
+        def trace() -> torch.jit.ScriptModule:
+            flat = _Flat(function, example, weights).eval()
+            with warnings.catch_warnings():
+                # Shapes are those of one tick for good, which is all that the tracer warns about.
+                warnings.simplefilter("ignore")
+                # Not frozen: folding constants changes the rounding and saves no time here.
+                return torch.jit.trace(flat, tensors, check_trace=False)
+
+        self._graph = traced_once(key, trace)
+
+    def __call__(self, *args: Any) -> tuple[Tensor, ...]:
+        return self._graph(*self._flatten(args))
+
+
+class _Flat(nn.Module):
+    """A function of trees as a module of their tensors, which is what the tracer takes."""
+
+    def __init__(self, function: Callable, example: tuple, weights: nn.Module) -> None:
+        super().__init__()
+        self.weights = weights
+        self._call = lambda tensors: function(*with_tensors(example, iter(tensors)))
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        # A graph returns something: a pass that only writes hands its first argument back.
+        return tuple(state_tensors(self._call(tensors))) or tensors[:1]
+
+
+class GraphedPasses(CompiledPasses):
+    """Passes captured on a GPU: one launch each, not hundreds; a replay equals the eager pass.
+
+    A captured pass reads and writes fixed addresses: its state stays where it is, everything else
+    is copied into buffers of its own before each replay. Not yet run on a GPU.
+    """
+
+    def compile(
+        self, name: str, function: Callable, example: Example, weights: nn.Module
+    ) -> "_Graphed":
+        """See `CompiledPasses`."""
+        return _Graphed(function, example())
+
+
+class _Graphed:
+    def __init__(self, function: Callable, example: tuple) -> None:
+        self._flatten = Flattener()
+        # The state itself, copies of all else.
+        inputs = tuple(
+            tree
+            if is_state(tree)
+            else with_tensors(tree, (tensor.clone() for tensor in state_tensors(tree)))
+            for tree in example
+        )
+        self._buffers = self._flatten.changing(inputs)
+        self._graph, self._outputs = capture(lambda: tuple(state_tensors(function(*inputs))))
+
+    def __call__(self, *args: Any) -> tuple[Tensor, ...]:
+        for buffer, value in zip(self._buffers, self._flatten.changing(args), strict=True):
+            buffer.copy_(value)
+        self._graph.replay()
+        return self._outputs

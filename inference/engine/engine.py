@@ -13,18 +13,16 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from pydantic import JsonValue
 from torch import Tensor
 
 from spatial_v2a.audio.stereo import checked_sound
 from spatial_v2a.conditioning.compiled import has_openvino
 from spatial_v2a.errors import UserError, install_command
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.engine.graphed import GraphedPasses
+from spatial_v2a.inference.engine.compiled import GraphedPasses, TracedPasses
 from spatial_v2a.inference.engine.openvino_passes import OpenVinoPasses
 from spatial_v2a.inference.engine.passes import EngineState, Passes
 from spatial_v2a.inference.engine.settings import EngineSettings, Weights
-from spatial_v2a.inference.engine.traced import TracedPasses
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.samplers import shape_noise
 from spatial_v2a.models.streaming import reset_
@@ -225,24 +223,6 @@ class Engine:
             num_odd_latents=self.model.config.autoencoder.num_odd_latents,
         )
         return shaped_BND.to(self.device, self.dtype)
-
-
-def used_settings(model: SpatialV2A, settings: EngineSettings) -> dict[str, JsonValue]:
-    """What shapes the sound besides the seed, with the checkpoint's own values filled in.
-
-    Args:
-        model: on its device.
-        settings: None in them is the checkpoint's own value.
-    """
-    sampler, device = model.config.sampler, model.latent_mean_D.device
-    chosen = settings.model_dump(mode="json", exclude={"seed"})
-    return chosen | {
-        "nfe": sampler.nfe if settings.nfe is None else settings.nfe,
-        "guidance": sampler.guidance if settings.guidance is None else settings.guidance,
-        "device": device.type,
-        "threads": NUM_CPU_THREADS if device.type == "cpu" else torch.get_num_threads(),
-        "detector": model.config.perception.boxes_from,
-    }
 
 
 def fastest_weights(device: torch.device | str) -> Weights:

@@ -2,27 +2,34 @@
 
 One stream that hears two objects draws both sounds to a place between them. So beside the stream
 that hears everything there is one for each object, and while two or more have a box their plain sum
-is heard in its place. Between the two the sound crossfades.
+is heard in its place. Between the two the sound crossfades. The stream of an object gets the whole
+picture and the box of its object only (`allocator.py`). All streams draw from one noise, so that an
+object alone sounds as it does beside others.
 
-    mix = ObjectMix(Engine(model, num_streams=4, streams_per_noise=4), ObjectStreams(3))
+    mix = ObjectMix(Engine(model, num_streams=4, streams_per_noise=4))
     audio_LC = mix.step(features, boxes).mix_NLC[0]
 
-Legend: S object streams, N takes, B = N (1 + S) streams, L samples, C audio channels, D latent
-    width.
+Legend: K box slots, S object streams, N takes, B = N (1 + S) streams, L samples, C audio channels,
+    D latent width.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spatial_v2a.conditioning.boxes import Box
+from spatial_v2a.conditioning.boxes import Box, slots_of
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.inference.engine.allocator import FADE_TICKS, LINGER_TICKS, Part
+from spatial_v2a.inference.engine.allocator import (
+    FADE_TICKS,
+    LINGER_TICKS,
+    Allocation,
+    Allocator,
+    Part,
+)
 from spatial_v2a.inference.engine.engine import Engine
-from spatial_v2a.inference.engine.object_streams import Assigned, ObjectStreams
 
 # How several objects are heard: each by a stream of its own, or all by one.
 Objects = Literal["apart", "together"]
@@ -54,13 +61,75 @@ class Heard:
         return self.objects_SLC * self.weight_SL[..., None]
 
 
+@dataclass(frozen=True)
+class Assigned:
+    """The streams in one tick.
+
+    Attributes:
+        features: what each sees, [B, 1].
+        fresh_B: those that begin anew, bool [B].
+        num_objects: how many objects have a box.
+        allocation: who hears which of them.
+    """
+
+    features: FrameFeatures
+    fresh_B: Tensor
+    num_objects: int
+    allocation: Allocation
+
+
+class ObjectStreams:
+    """Says what each stream sees, tick by tick.
+
+    Args:
+        num_object_streams: S; with as many as box slots hardly an object shares its stream. 0
+            leaves the stream that hears everything.
+    """
+
+    def __init__(self, num_object_streams: int) -> None:
+        self.num_object_streams = num_object_streams
+        self._allocator = Allocator(num_object_streams)
+
+    def assign(self, features: FrameFeatures, boxes: tuple[Box, ...]) -> Assigned:
+        """What the streams see in a tick.
+
+        Args:
+            features: of the whole tick, [1, 1].
+            boxes: the tick's boxes, in the order in which `features` was made of them.
+        """
+        num_slots = features.box_mask_BTK.shape[-1]
+        in_slots = [boxes[i] for i in slots_of(boxes, num_slots)]
+        slot_of = {box.track_id: slot for slot, box in enumerate(in_slots)}
+        allocation = self._allocator.step({box.track_id: box.w * box.h for box in in_slots})
+        mask_BK = torch.zeros(1 + self.num_object_streams, num_slots, dtype=torch.bool)
+        mask_BK[0] = features.box_mask_BTK[0, 0]
+        for object_stream, objects in enumerate(allocation.objects_S, start=1):
+            mask_BK[object_stream, [slot_of[track_id] for track_id in objects]] = True
+        return Assigned(
+            features=_with_boxes(features, mask_BK),
+            fresh_B=torch.tensor([False, *allocation.fresh_S]),
+            num_objects=len(slot_of),
+            allocation=allocation,
+        )
+
+
+def _with_boxes(features: FrameFeatures, mask_BK: Tensor) -> FrameFeatures:
+    """One stream's tick [1, 1] for B streams, each with some of its boxes."""
+    batch = features.expand(len(mask_BK))
+    return replace(
+        batch,
+        boxes_BTKF=batch.boxes_BTKF * mask_BK[:, None, :, None],
+        class_BTK=batch.class_BTK * mask_BK[:, None],
+        box_mask_BTK=mask_BK[:, None],
+    )
+
+
 class ObjectMix:
     """Makes sound of one tick after another, from the beginning of an engine.
 
     Args:
         engine: as if it were new, with 1 + S streams for every take that share their noise; the
             first of them hears everything.
-        object_streams: as if they were new.
         num_takes: N.
         is_apart: whether the object streams are summed at all; if not, they play for themselves.
             Without any, everything is heard together.
@@ -69,19 +138,19 @@ class ObjectMix:
     def __init__(
         self,
         engine: Engine,
-        object_streams: ObjectStreams,
         *,
         num_takes: int = 1,
         is_apart: bool = True,
     ) -> None:
-        assert engine.num_streams == num_takes * (1 + object_streams.num_object_streams)
-        self._engine, self._object_streams = engine, object_streams
+        assert engine.num_streams % num_takes == 0
+        num_object_streams = engine.num_streams // num_takes - 1
+        self._engine, self._object_streams = engine, ObjectStreams(num_object_streams)
         self._num_takes = num_takes
-        self._is_apart = is_apart and object_streams.num_object_streams > 0
+        self._is_apart = is_apart and num_object_streams > 0
         num_samples = engine.samples_per_tick
         self._sum_gain = _Ramps(1, num_samples)
-        self._solo_gain = _Ramps(object_streams.num_object_streams, num_samples)
-        self._levels = _Levels(1 + object_streams.num_object_streams, num_samples)
+        self._solo_gain = _Ramps(num_object_streams, num_samples)
+        self._levels = _Levels(1 + num_object_streams, num_samples)
         self._ticks_since_two: int | None = None
 
     def step(self, features: FrameFeatures, boxes: tuple[Box, ...]) -> Heard:

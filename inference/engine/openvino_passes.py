@@ -18,9 +18,8 @@ from spatial_v2a.conditioning.compiled import (
     compile_traced,
     compiled_once,
 )
-from spatial_v2a.inference.engine.compiled import Call, CompiledPasses, Example, Flattener
+from spatial_v2a.inference.engine.compiled import Call, CompiledPasses, Example, Flattener, Traced
 from spatial_v2a.inference.engine.passes import EngineState, Passes
-from spatial_v2a.inference.engine.traced import Traced
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.streaming import Write, state_tensors, with_tensors, writes_put_off
 

@@ -32,10 +32,10 @@ from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine.ahead import ahead
 from spatial_v2a.inference.engine.engine import (
+    NUM_CPU_THREADS,
     Engine,
     EngineSettings,
     engine_threads,
-    used_settings,
 )
 from spatial_v2a.inference.engine.object_mix import (
     DEFAULT_OBJECTS,
@@ -44,7 +44,6 @@ from spatial_v2a.inference.engine.object_mix import (
     ObjectMix,
     Objects,
 )
-from spatial_v2a.inference.engine.object_streams import ObjectStreams
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.checkpoint import find_checkpoint, read_config
 from spatial_v2a.perception_config import DetectorName
@@ -244,9 +243,7 @@ class Pipeline:
         num_streams = 1 + num_object_streams
         self._num_ticks += MIN_TICKS_TO_COMPILE if num_ticks is None else num_ticks
         engine = self.engine(num_takes * num_streams, streams_per_noise=num_streams)
-        self._mix = ObjectMix(
-            engine, ObjectStreams(num_object_streams), num_takes=num_takes, is_apart=self.is_apart
-        )
+        self._mix = ObjectMix(engine, num_takes=num_takes, is_apart=self.is_apart)
 
     def look_at(
         self,
@@ -349,7 +346,13 @@ class Pipeline:
 
     def used_settings(self, source: VideoSource | None = None) -> dict[str, JsonValue]:
         """All that shapes the sound besides the seed, as it is used: no value is left open."""
-        return used_settings(self.model, self.settings) | {
+        sampler, chosen = self.model.config.sampler, self.settings
+        is_cpu = self.device == "cpu"
+        return chosen.model_dump(mode="json", exclude={"seed"}) | {
+            "nfe": sampler.nfe if chosen.nfe is None else chosen.nfe,
+            "guidance": sampler.guidance if chosen.guidance is None else chosen.guidance,
+            "device": self.device,
+            "threads": NUM_CPU_THREADS if is_cpu else torch.get_num_threads(),
             "detector": self.perceptions.name_of(source),
             "objects": "apart" if self.is_apart else "together",
             "fov_deg": self.fov_deg,

@@ -27,7 +27,6 @@ from spatial_v2a.inference.engine.object_mix import (
     ObjectMix,
     Objects,
 )
-from spatial_v2a.inference.engine.object_streams import ObjectStreams
 from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.inference.evaluation import av_align
 from spatial_v2a.inference.evaluation.footage import Item
@@ -122,7 +121,7 @@ def _dub_apart(
     engine = Engine(
         system.model, num_streams=num_streams, settings=own, streams_per_noise=num_streams
     )
-    mix = ObjectMix(engine, ObjectStreams(NUM_OBJECT_STREAMS))
+    mix = ObjectMix(engine)
     with engine_threads(engine.device):
         return np.concatenate([mix.step(*tick).mix_NLC[0] for tick in ticks])
 
