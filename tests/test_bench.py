@@ -26,10 +26,11 @@ from spatial_v2a.inference.bench.machine import Memory, ProcessorTime, Rates
 from spatial_v2a.inference.bench.measure import sweep
 from spatial_v2a.inference.bench.parts import PARTS, Work
 from spatial_v2a.inference.bench.stopwatch import Place, Stopwatch, timed
-from spatial_v2a.inference.bench.subject import Subject, load_subject
+from spatial_v2a.inference.bench.subject import load_subject
 from spatial_v2a.inference.bench.ticks import OTHER, Runner, TickLog
 from spatial_v2a.inference.cli.main import run
-from spatial_v2a.inference.engine.engine import Engine, EngineSettings, fastest_weights
+from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.engine.pipeline import Pipeline, fastest_weights
 from tests.test_bad_input import refused
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -45,8 +46,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_config: Config) ->
 
 
 @pytest.fixture(scope="module")
-def subject(checkpoint: Path) -> Subject:
-    return load_subject(checkpoint=str(checkpoint), preset=None, device="cpu")
+def subject(checkpoint: Path) -> Pipeline:
+    return load_subject(
+        checkpoint=str(checkpoint),
+        preset=None,
+        device="cpu",
+        settings=EngineSettings(nfe=NFE),
+        objects="together",
+        is_compiled=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -59,10 +67,9 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def runner(subject: Subject, clip: Path, *, num_streams: int = 1) -> Runner:
+def runner(subject: Pipeline, clip: Path, *, num_streams: int = 1) -> Runner:
     feed = Feed(open_video(clip), num_streams=num_streams, max_width=subject.max_width)
-    settings = EngineSettings(nfe=NFE)
-    return Runner(subject, Engine(subject.model, num_streams=num_streams, settings=settings), feed)
+    return Runner(subject, feed, num_videos=num_streams)
 
 
 def counting_clock(step: float = 0.001) -> Callable[[], float]:
@@ -111,7 +118,7 @@ def test_timed_objects_are_as_they_were_also_after_an_error() -> None:
 
 @pytest.mark.parametrize("num_streams", [1, 2], ids=["one", "two"])
 def test_every_part_is_timed_and_their_sum_is_the_tick(
-    subject: Subject, clip: Path, num_streams: int
+    subject: Pipeline, clip: Path, num_streams: int
 ) -> None:
     """Each part takes one step a call, each call two readings, perception and engine one more."""
     log = runner(subject, clip, num_streams=num_streams).run(10, clock=counting_clock())
@@ -130,7 +137,7 @@ def test_every_part_is_timed_and_their_sum_is_the_tick(
     np.testing.assert_allclose(log.tick_ms_T - log.ready_ms_T, 3)
 
 
-def test_ahead_the_tick_is_the_slower_thread(subject: Subject, clip: Path) -> None:
+def test_ahead_the_tick_is_the_slower_thread(subject: Pipeline, clip: Path) -> None:
     one = runner(subject, clip)
     one.is_ahead = True
     log = one.run(12)
@@ -139,7 +146,7 @@ def test_ahead_the_tick_is_the_slower_thread(subject: Subject, clip: Path) -> No
 
 
 def test_parts_that_take_turns_count_where_they_run(
-    subject: Subject, clip: Path, monkeypatch: pytest.MonkeyPatch
+    subject: Pipeline, clip: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = subject.perception.config
     turns = {
@@ -162,14 +169,14 @@ def test_parts_that_take_turns_count_where_they_run(
     assert report.parts["boxes"].spread.p50_ms == np.median(log.parts_ms["boxes"][ran_T])
 
 
-def test_with_a_real_clock_little_is_left_over(subject: Subject, clip: Path) -> None:
+def test_with_a_real_clock_little_is_left_over(subject: Pipeline, clip: Path) -> None:
     log = runner(subject, clip).run(20)
     together_ms = sum(times for name, times in log.parts_ms.items() if name != OTHER)
     assert (together_ms <= log.tick_ms_T).all()
     assert together_ms.sum() > 0.5 * log.tick_ms_T.sum()
 
 
-def test_timing_changes_no_sample(subject: Subject, clip: Path) -> None:
+def test_timing_changes_no_sample(subject: Pipeline, clip: Path) -> None:
     """The same video and seed, timed and not, from fresh states."""
     heard = []
     for is_timed in (False, True):
@@ -181,7 +188,7 @@ def test_timing_changes_no_sample(subject: Subject, clip: Path) -> None:
         else:
             for _ in range(4):
                 one.feed.prepare()
-                one.engine.step(subject.perception.step(one.feed.read(), fov_deg=subject.fov_deg))
+                subject.step(one.feed.read()[0].numpy())
         heard.append(torch.cat(pieces, dim=1))
     assert heard[0].abs().max() > 0 and torch.equal(*heard)
 
@@ -197,7 +204,7 @@ def test_a_short_video_is_played_again(clip: Path) -> None:
     assert torch.equal(seen[0][0], seen[0][1])
 
 
-def test_flops_are_counted_by_part(subject: Subject, clip: Path) -> None:
+def test_flops_are_counted_by_part(subject: Pipeline, clip: Path) -> None:
     one = runner(subject, clip)
     flops = one.count_flops()
     for name in ("DINO", "depth", "boxes", "fusion", "backbone", "head", "VAE"):
@@ -368,7 +375,7 @@ def test_a_sweep_writes_its_picture(
     assert len(os.listdir(tmp_path / "sweep")) == 2, "a temporary file is left"
 
 
-def test_nothing_stays_wrapped(subject: Subject, clip: Path) -> None:
+def test_nothing_stays_wrapped(subject: Pipeline, clip: Path) -> None:
     one = runner(subject, clip)
     one.run(2)
     assert not {"fuse", "attend", "draw", "decode", "remember"} & set(vars(one.engine.passes))

@@ -259,7 +259,7 @@ def test_a_short_clip_is_not_compiled_for_where_nothing_is_kept(
 
     def is_compiled(num_ticks: int) -> bool:
         dubber.begin(num_ticks=num_ticks)
-        passes = dubber._mix._engine.passes
+        passes = dubber.mix.engine.passes
         return isinstance(passes, CompiledPasses)
 
     (tmp_path / "file").write_text("no folder")

@@ -15,9 +15,9 @@ from spatial_v2a.inference.bench.machine import (
     synchronizer,
 )
 from spatial_v2a.inference.bench.parts import Work, bytes_of_parts
-from spatial_v2a.inference.bench.subject import Subject
 from spatial_v2a.inference.bench.ticks import Runner
-from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads
+from spatial_v2a.inference.engine.engine import engine_threads
+from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.timing import TIMING
 
 WARMUP_TICKS = TIMING.tick_hz
@@ -27,10 +27,9 @@ MAX_STREAMS = 4096
 
 
 def measure(
-    subject: Subject,
+    pipeline: Pipeline,
     source: VideoSource,
     *,
-    settings: EngineSettings,
     num_streams: int,
     num_threads: int,
     seconds: float,
@@ -39,25 +38,22 @@ def measure(
     """Runs a second to warm up, then `seconds` of video, and reports.
 
     Args:
-        subject: what runs.
+        pipeline: what runs.
         source: what it sees.
-        settings: how sound is drawn.
-        num_streams: streams in one batch, each with its own decoder.
+        num_streams: videos in one batch, each with its own decoder.
         num_threads: threads of PyTorch on the CPU; the video decoder has its own.
         seconds: length of the measured video; at least one tick is run.
         clock: seconds, for tests.
     """
     num_ticks = max(1, round(seconds * TIMING.tick_hz))
-    device = subject.device
-    feed = Feed(source, num_streams=num_streams, max_width=subject.max_width)
+    device = torch.device(pipeline.device)
+    feed = Feed(source, num_streams=num_streams, max_width=pipeline.max_width)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
         with engine_threads(device, num_threads=num_threads):
-            engine = Engine(
-                subject.model, num_streams=num_streams, settings=settings, is_compiled=True
-            )
-            runner = Runner(subject, engine, feed, is_ahead=device.type == "cpu")
+            runner = Runner(pipeline, feed, num_videos=num_streams, is_ahead=device.type == "cpu")
+            engine = runner.engine
             runner.run(WARMUP_TICKS)
             processor = ProcessorTime()
             ticks = runner.run(num_ticks, clock=clock)
@@ -65,7 +61,7 @@ def measure(
             # Before the rates, whose matrices are no memory of the product.
             memory = read_memory(device)
             flops = runner.count_flops()
-            num_bytes = bytes_of_parts(subject.perception, engine)
+            num_bytes = bytes_of_parts(pipeline.perception, engine)
             rates = measure_rates(device, engine.dtype, synchronize=synchronizer(device))
     finally:
         feed.close()

@@ -1,6 +1,5 @@
 """What is measured: a checkpoint with its weights, or a preset with random ones."""
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +18,8 @@ from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11
 from spatial_v2a.config import load_config, preset_names
 from spatial_v2a.errors import UserError
+from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.engine.object_mix import DEFAULT_OBJECTS, Objects
 from spatial_v2a.inference.engine.pipeline import Pipeline, resolve_device
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.perception_config import DepthSettings, DinoSettings, PerceptionConfig
@@ -31,46 +32,23 @@ PUBLISHED_DINO = {
 PUBLISHED_DEPTH = ("depth-anything/Depth-Anything-V2-Small-hf",)
 
 
-@dataclass(frozen=True)
-class Subject:
-    """A loaded system.
-
-    Attributes:
-        name: checkpoint or preset as the user named it.
-        has_trained_weights: False where they are random.
-        fov_deg: horizontal field of view, degrees.
-    """
-
-    name: str
-    has_trained_weights: bool
-    model: SpatialV2A
-    perception: Perception
-    fov_deg: float
-
-    @property
-    def device(self) -> torch.device:
-        """Where it runs."""
-        return self.model.latent_mean_D.device
-
-    @property
-    def max_width(self) -> int:
-        """Widest picture an encoder takes; the decoder scales down to it, as when dubbing."""
-        return self.perception.max_image_width
-
-
 def load_subject(
     *,
     checkpoint: str | None,
     preset: str | None,
     device: str,
+    settings: EngineSettings | None = None,
+    objects: Objects = DEFAULT_OBJECTS,
+    is_compiled: bool = True,
     detector: str | None = None,
     detector_weights: Path | None = None,
-) -> Subject:
+) -> Pipeline:
     """Loads a checkpoint (`stage` when neither is named) or builds a preset.
 
     Args:
         checkpoint, preset: which of the two.
         device: auto, cpu or cuda.
+        settings, objects, is_compiled: as for `Pipeline`.
         detector: who finds the boxes, yolo or rtdetr; None is their own choice.
         detector_weights: the user's own weights for it; None is the checkpoint's.
 
@@ -78,11 +56,15 @@ def load_subject(
         UserError: both named, unknown names, damaged weights, an unusable device.
     """
     if preset is None:
-        name = checkpoint or "stage"
-        pipeline = Pipeline(
-            name, device=device, detector=detector or STAGE, detector_weights=detector_weights
+        return Pipeline(
+            checkpoint or "stage",
+            settings=settings,
+            device=device,
+            objects=objects,
+            is_compiled=is_compiled,
+            detector=detector or STAGE,
+            detector_weights=detector_weights,
         )
-        return Subject(name, True, pipeline.model, pipeline.perception, pipeline.fov_deg)
     if checkpoint is not None:
         raise UserError("--preset and --checkpoint exclude each other; name one")
     if preset not in preset_names():
@@ -105,7 +87,9 @@ def load_subject(
     for encoder in (dino, depth, detector):
         encoder.to(where).optimize()
     perception = Perception(config.perception, dino=dino, depth=depth, detector=detector)
-    return Subject(preset, False, model, perception, config.perception.default_fov_deg)
+    return Pipeline(
+        model, settings=settings, objects=objects, is_compiled=is_compiled, perception=perception
+    )
 
 
 def _random_dino(settings: DinoSettings) -> DinoEncoder:

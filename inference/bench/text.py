@@ -22,9 +22,9 @@ def as_text(report: Report, run: Mapping[str, object]) -> str:
         run: what ran and where, see `describe_run`.
     """
     lines = [
-        f"{run['system']}, {run['weights']} weights, NFE {run['nfe']}, {run['dtype']},"
-        f" matrices {run['engine_weights']}, {'OpenVINO' if run['openvino'] else 'PyTorch'},"
-        f" batch {report.num_streams}",
+        f"{run['system']}, objects {run['objects']}, {run['weights']} weights, NFE {run['nfe']},"
+        f" {run['dtype']}, matrices {run['engine_weights']},"
+        f" {'OpenVINO' if run['openvino'] else 'PyTorch'}, batch {report.num_streams}",
         f"{run['name']}: {run['device']}, {run['threads']} of {run['cores']} cores as threads,"
         f" load {run['load_1min']}",
         f"{report.num_ticks} ticks of {run['video']}; {report.num_warmup_ticks} ticks before them"

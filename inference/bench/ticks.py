@@ -1,4 +1,4 @@
-"""Runs a system tick by tick, from packet to samples, and keeps what each tick took.
+"""Runs a pipeline tick by tick, from packet to samples, and keeps what each tick took.
 
 Legend: B streams, T ticks.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.bench.feed import Feed
@@ -22,9 +23,9 @@ from spatial_v2a.inference.bench.parts import (
     seeing_places,
 )
 from spatial_v2a.inference.bench.stopwatch import Stopwatch, timed
-from spatial_v2a.inference.bench.subject import Subject
 from spatial_v2a.inference.engine.ahead import ahead
 from spatial_v2a.inference.engine.engine import Engine
+from spatial_v2a.inference.engine.pipeline import Pipeline, Seen
 
 OTHER = "other"
 
@@ -50,22 +51,33 @@ class TickLog:
 
 
 class Runner:
-    """One system at B streams; its states live on from one call to the next.
+    """A pipeline over B videos at once; its states live on from one call to the next.
+
+    One video is heard as the pipeline hears it, several in one batch, each by one stream.
 
     Args:
-        subject: the system.
-        engine: its engine for B streams.
-        feed: pictures for B streams.
+        pipeline: what runs.
+        feed: pictures of B videos.
+        num_videos: B.
         is_ahead: whether perception runs ahead on a thread of its own, as when dubbing on a CPU.
+
+    Attributes:
+        engine: the engine that runs.
     """
 
     def __init__(
-        self, subject: Subject, engine: Engine, feed: Feed, *, is_ahead: bool = False
+        self, pipeline: Pipeline, feed: Feed, *, num_videos: int = 1, is_ahead: bool = False
     ) -> None:
-        self.subject, self.engine, self.feed, self.is_ahead = subject, engine, feed, is_ahead
-        subject.perception.init_state(engine.num_streams)
-        self._seeing = seeing_places(subject.perception)
-        self._hearing = hearing_places(engine)
+        self.pipeline, self.feed, self.is_ahead = pipeline, feed, is_ahead
+        self.num_videos = num_videos
+        pipeline.begin()
+        self.engine = pipeline.mix.engine
+        if num_videos > 1:
+            self.engine = pipeline.engine(num_videos)
+            pipeline.perception.init_state(num_videos)
+        self._device = self.engine.device
+        self._seeing = seeing_places(pipeline.perception)
+        self._hearing = hearing_places(self.engine)
 
     def run(self, num_ticks: int, *, clock: Callable[[], float] = time.perf_counter) -> TickLog:
         """Runs ticks and times them.
@@ -78,7 +90,7 @@ class Runner:
             clock: seconds.
         """
         log = self._timed_pass(num_ticks, clock)
-        if synchronizer(self.subject.device) is None:
+        if synchronizer(self._device) is None:
             return log
         tick_ms_T = 1e3 * np.array([self._plain_tick(clock) for _ in range(num_ticks)])
         return replace(log, tick_ms_T=tick_ms_T)
@@ -89,36 +101,39 @@ class Runner:
         Of the arithmetic as it is written: what a compiler runs, PyTorch's counter cannot see.
         """
         plain = Engine(
-            self.subject.model,
+            self.pipeline.model,
             num_streams=self.engine.num_streams,
             settings=self.engine.settings.model_copy(update={"weights": "float32"}),
         )
         counter = flop_counter()
         # A stopwatch whose clock is the operations so far.
         stopwatch = Stopwatch(lambda: float(counter.get_total_flops()))
-        config = self.subject.perception.config
+        config = self.pipeline.perception.config
         num_ticks = max(config.boxes.every_ticks, config.depth.every_ticks)
         most = dict.fromkeys(PARTS, 0.0)
         places = [*self._seeing, *hearing_places(plain)]
-        with counter, timed(stopwatch, places), self.subject.perception.uncompiled():
-            for features, _, seen in self._seen(num_ticks, stopwatch):
-                plain.step(features)
-                spent = seen | stopwatch.lap()
+        with counter, timed(stopwatch, places), self.pipeline.perception.uncompiled():
+            for seen, _, lap in self._seen(num_ticks, stopwatch):
+                features = _features(seen)
+                plain.step(features.expand(plain.num_streams) if self.num_videos == 1 else features)
+                spent = lap | stopwatch.lap()
                 most = {name: max(most[name], spent.get(name, 0.0)) for name in PARTS}
         return most
 
     def _timed_pass(self, num_ticks: int, clock: Callable[[], float]) -> TickLog:
-        wait = synchronizer(self.subject.device)
+        wait = synchronizer(self._device)
         # A watch for each thread: a lap of one must not take what the other is measuring.
         seeing, hearing = (Stopwatch(clock, synchronize=wait) for _ in range(2))
         seen_s, heard_s, laps, num_boxes = [], [], [], 0
         seen = self._seen(num_ticks, seeing)
         with timed(seeing, self._seeing), timed(hearing, self._hearing):
-            for features, elapsed_s, lap in ahead(seen) if self.is_ahead else seen:
+            for one, elapsed_s, lap in ahead(seen) if self.is_ahead else seen:
                 seen_s.append(elapsed_s)
-                heard_s.append(self._hear(features, hearing))
+                begin = hearing.read()
+                self._hear(one)
+                heard_s.append(hearing.read() - begin)
                 laps.append(lap | hearing.lap())
-                num_boxes += int(features.box_mask_BTK.sum())
+                num_boxes += int(_features(one).box_mask_BTK.sum())
         seen_ms_T, heard_ms_T = 1e3 * np.array(seen_s), 1e3 * np.array(heard_s)
         names = [name for name in PARTS if any(name in lap for lap in laps)]
         parts_ms = {name: 1e3 * np.array([lap.get(name, 0.0) for lap in laps]) for name in names}
@@ -131,12 +146,12 @@ class Runner:
             tick_ms_T=both(seen_ms_T, heard_ms_T),
             ready_ms_T=seen_ms_T + heard_ms_T - between_ms_T,
             parts_ms=parts_ms,
-            num_boxes=num_boxes / (num_ticks * self.engine.num_streams),
+            num_boxes=num_boxes / (num_ticks * self.num_videos),
         )
 
     def _seen(
         self, num_ticks: int, stopwatch: Stopwatch
-    ) -> Iterator[tuple[FrameFeatures, float, dict[str, float]]]:
+    ) -> Iterator[tuple[Seen | FrameFeatures, float, dict[str, float]]]:
         """Perception of each tick, how long it took from the packets on, and its parts."""
         for _ in range(num_ticks):
             self.feed.prepare()
@@ -144,21 +159,29 @@ class Runner:
             begin = stopwatch.read()
             with stopwatch.part(DECODE):
                 frames_BHWC = self.feed.read()
-            features = self.subject.perception.step(frames_BHWC, fov_deg=self.subject.fov_deg)
+            seen = self._look(frames_BHWC)
             elapsed_s = stopwatch.read() - begin
-            yield features, elapsed_s, stopwatch.lap()
-
-    def _hear(self, features: FrameFeatures, stopwatch: Stopwatch) -> float:
-        """Seconds of the engine's step."""
-        begin = stopwatch.read()
-        self.engine.step(features)
-        return stopwatch.read() - begin
+            yield seen, elapsed_s, stopwatch.lap()
 
     def _plain_tick(self, clock: Callable[[], float]) -> float:
         """Seconds of one tick with nothing wrapped."""
         self.feed.prepare()
-        stopwatch = Stopwatch(clock, synchronize=synchronizer(self.subject.device))
+        stopwatch = Stopwatch(clock, synchronize=synchronizer(self._device))
         begin = stopwatch.read()
-        features = self.subject.perception.step(self.feed.read(), fov_deg=self.subject.fov_deg)
-        self.engine.step(features)
+        self._hear(self._look(self.feed.read()))
         return stopwatch.read() - begin
+
+    def _look(self, frames_BHWC: Tensor) -> Seen | FrameFeatures:
+        if self.num_videos == 1:
+            return self.pipeline.look(frames_BHWC[0].numpy())
+        return self.pipeline.perception.step(frames_BHWC, fov_deg=self.pipeline.fov_deg)
+
+    def _hear(self, seen: Seen | FrameFeatures) -> None:
+        if isinstance(seen, Seen):
+            self.pipeline.hear(seen)
+        else:
+            self.engine.step(seen)
+
+
+def _features(seen: Seen | FrameFeatures) -> FrameFeatures:
+    return seen.features if isinstance(seen, Seen) else seen

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli.options import Detector, DetectorWeights, say_loading
+from spatial_v2a.inference.cli.options import (
+    OBJECTS_HELP,
+    Detector,
+    DetectorWeights,
+    HeardObjects,
+    say_loading,
+)
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.bench.figures import Report
-    from spatial_v2a.inference.bench.subject import Subject
-    from spatial_v2a.inference.engine.engine import EngineSettings
+    from spatial_v2a.inference.engine.pipeline import Pipeline
 
 SWEEP_FOLDER = Path("spatial-v2a-bench")
 JSON_NAME, PICTURE_NAME = "bench.json", "bench.png"
@@ -56,6 +61,9 @@ def bench(
         typer.Option(help="Kernel of the backbone's attention; xformers needs a GPU."),
     ] = "sdpa",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    objects: Annotated[
+        HeardObjects, typer.Option(help=OBJECTS_HELP + " Several videos: together.")
+    ] = HeardObjects.apart,
     detector: Detector = None,
     detector_weights: DetectorWeights = None,
     video: Annotated[
@@ -93,35 +101,38 @@ def bench(
     from spatial_v2a.inference.bench.subject import load_subject
     from spatial_v2a.inference.bench.text import as_sweep_row, as_text
     from spatial_v2a.inference.engine.engine import EngineSettings, fastest_weights
+    from spatial_v2a.inference.engine.pipeline import resolve_device
     from spatial_v2a.models.attention import set_attention_backend
     from spatial_v2a.timing import TIMING
 
     needed_s = seconds + (WARMUP_TICKS + 2) / TIMING.tick_hz
     # Opened before the weights are loaded, made after: a mistake is told at once.
     footage = nullcontext(open_video(video)) if video else made_video(seconds=needed_s)
-    subject = load_subject(
+    weights = weights or fastest_weights(resolve_device(device))
+    # Of several videos in one batch each is one stream.
+    heard = "together" if sweep or streams > 1 else objects.value
+    pipeline = load_subject(
         checkpoint=checkpoint,
         preset=preset,
         device=device,
+        settings=EngineSettings(nfe=nfe, weights=weights),
+        objects=heard,
         detector=detector,
         detector_weights=detector_weights,
     )
-    set_attention_backend(subject.model, attention)
-    settings = EngineSettings(
-        nfe=nfe,
-        weights=weights or fastest_weights(subject.device),
-    )
+    set_attention_backend(pipeline.model, attention)
     with footage as source:
-        run = _describe(subject, settings, threads=threads) | {"attention": attention}
+        run = {"system": checkpoint or preset or "stage", "objects": heard}
+        run |= _describe(pipeline, is_trained=preset is None, threads=threads)
+        run["attention"] = attention
         run["video"] = (
             "a moving picture made for it, 854x480, 30 Hz" if video is None else str(video)
         )
 
         def measure_streams(num_streams: int) -> "Report":
             report = measure(
-                subject,
+                pipeline,
                 source,
-                settings=settings,
                 num_streams=num_streams,
                 num_threads=threads,
                 seconds=seconds,
@@ -134,26 +145,26 @@ def bench(
     _finish(reports, run, out=out, is_sweep=sweep, is_quiet=as_json, overwrite=overwrite)
 
 
-def _describe(subject: "Subject", settings: "EngineSettings", *, threads: int) -> dict:
+def _describe(pipeline: "Pipeline", *, is_trained: bool, threads: int) -> dict:
     """What runs and where."""
     import torch
 
     from spatial_v2a.conditioning.compiled import has_openvino
     from spatial_v2a.inference.bench.machine import describe_machine
 
-    model = subject.model
+    model, settings = pipeline.model, pipeline.settings
+    device = torch.device(pipeline.device)
     return {
-        "system": subject.name,
         "detector": model.config.perception.boxes_from,
-        "weights": "trained" if subject.has_trained_weights else "random",
+        "weights": "trained" if is_trained else "random",
         "num_parameters": sum(p.numel() for p in model.parameters()),
         "nfe": settings.nfe or model.config.sampler.nfe,
         "guidance": model.config.sampler.guidance,
         "dtype": str(model.latent_mean_D.dtype).removeprefix("torch."),
         "engine_weights": settings.weights,
-        "openvino": subject.device.type == "cpu" and has_openvino(),
-        "threads": threads if subject.device.type == "cpu" else torch.get_num_threads(),
-        **describe_machine(subject.device),
+        "openvino": device.type == "cpu" and has_openvino(),
+        "threads": threads if device.type == "cpu" else torch.get_num_threads(),
+        **describe_machine(device),
     }
 
 

@@ -144,7 +144,7 @@ class ObjectMix:
     ) -> None:
         assert engine.num_streams % num_takes == 0
         num_object_streams = engine.num_streams // num_takes - 1
-        self._engine, self._object_streams = engine, ObjectStreams(num_object_streams)
+        self.engine, self._object_streams = engine, ObjectStreams(num_object_streams)
         self._num_takes = num_takes
         self._is_apart = is_apart and num_object_streams > 0
         num_samples = engine.samples_per_tick
@@ -161,7 +161,7 @@ class ObjectMix:
             boxes: its boxes, in the order in which `features` was made of them.
         """
         seen = self._assign(features, boxes)
-        audio_BLC = self._engine.step(self._for_all(seen)).numpy()
+        audio_BLC = self.engine.step(self._for_all(seen)).numpy()
         audio_NTLC = audio_BLC.reshape(self._num_takes, -1, *audio_BLC.shape[1:])
         audio_NTLC = self._levels.apply(audio_NTLC, boxes, seen.allocation.objects_S)
         sum_L, solo_SL = self._gains(seen)
@@ -188,18 +188,18 @@ class ObjectMix:
         sum_L, _ = self._gains(seen)
         is_alone = seen.num_objects == 1 and not sum_L.any()
         follows_B = torch.tensor([True, *(is_alone and bool(o) for o in seen.allocation.objects_S)])
-        x_BD = x_D.expand(self._engine.num_streams, -1)
-        self._engine.follow(seen.features, x_BD, None if bool(follows_B.all()) else follows_B)
+        x_BD = x_D.expand(self.engine.num_streams, -1)
+        self.engine.follow(seen.features, x_BD, None if bool(follows_B.all()) else follows_B)
 
     def restart_noise(self) -> None:
         """Begins the noise anew; the history stays."""
-        self._engine.restart_noise()
+        self.engine.restart_noise()
 
     def _assign(self, features: FrameFeatures, boxes: tuple[Box, ...]) -> Assigned:
         """Who hears what in a tick; streams that change hands begin anew."""
         seen = self._object_streams.assign(features, boxes)
         if seen.fresh_B.any():
-            self._engine.reset(seen.fresh_B.repeat(self._num_takes))
+            self.engine.reset(seen.fresh_B.repeat(self._num_takes))
         if seen.num_objects > 1:
             self._ticks_since_two = 0
         elif self._ticks_since_two is not None:

@@ -124,12 +124,14 @@ class Pipeline:
         device: cpu or cuda.
         perceptions: the perception of every video.
         perception: that of the pictures since `begin`.
+        mix: makes the sound since `begin`, which makes it.
 
     Raises:
         UserError: missing or damaged checkpoint, an unusable device, an option out of range.
     """
 
     model: SpatialV2A
+    mix: ObjectMix
 
     def __init__(
         self,
@@ -196,7 +198,6 @@ class Pipeline:
                 " change it"
             )
         self._perception: Perception | None = None
-        self._mix: ObjectMix | None = None
         self._annotations: Iterator[AnnotatedTick] | None = None
         self._engines: dict[tuple[int, int, bool], Engine] = {}
         # Asked for so far, of all files.
@@ -243,7 +244,7 @@ class Pipeline:
         num_streams = 1 + num_object_streams
         self._num_ticks += MIN_TICKS_TO_COMPILE if num_ticks is None else num_ticks
         engine = self.engine(num_takes * num_streams, streams_per_noise=num_streams)
-        self._mix = ObjectMix(engine, num_takes=num_takes, is_apart=self.is_apart)
+        self.mix = ObjectMix(engine, num_takes=num_takes, is_apart=self.is_apart)
 
     def look_at(
         self,
@@ -297,20 +298,17 @@ class Pipeline:
 
     def hear(self, seen: Seen) -> Tick:
         """The sound of what `look` saw; the second half of `step`."""
-        assert self._mix is not None, "begin comes first"
         start_s = perf_counter()
-        heard = self._mix.step(seen.features, seen.boxes)
+        heard = self.mix.step(seen.features, seen.boxes)
         return Tick(seen, heard, seen.seconds + perf_counter() - start_s)
 
     def follow(self, seen: Seen, x_D: Tensor) -> None:
         """Takes a tick of sound that stands already into the history, as `ObjectMix.follow`."""
-        assert self._mix is not None, "begin comes first"
-        self._mix.follow(seen.features, seen.boxes, x_D)
+        self.mix.follow(seen.features, seen.boxes, x_D)
 
     def restart_noise(self) -> None:
         """Begins the noise anew; the history stays."""
-        assert self._mix is not None, "begin comes first"
-        self._mix.restart_noise()
+        self.mix.restart_noise()
 
     def run(self, images: Iterable[NDArray[np.uint8]]) -> Generator[Tick, None, None]:
         """A tick for each picture; to be closed."""
