@@ -8,10 +8,9 @@ import torch
 from spatial_v2a import Config
 from spatial_v2a.conditioning.compiled import SWITCH, has_openvino
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features, mirror_features
+from spatial_v2a.inference.engine.compiled import GraphedPasses, TracedPasses
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads
-from spatial_v2a.inference.engine.graphed import GraphedPasses
 from spatial_v2a.inference.engine.openvino_passes import OpenVinoPasses
-from spatial_v2a.inference.engine.traced import TracedPasses
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.autoencoder import split_latents
 from spatial_v2a.models.samplers import sample, sampler_sigmas
