@@ -1,21 +1,19 @@
 """The whole report of a tiny checkpoint, its resume, and the long run's figures."""
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from spatial_v2a import Config
-from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli.evaluate import SuiteName, evaluate
-from spatial_v2a.inference.cli.options import HeardObjects
-from spatial_v2a.inference.engine.engine import Engine, EngineSettings
+from spatial_v2a.inference.cli.evaluate import evaluate
+from spatial_v2a.inference.engine.engine import Engine, EngineSettings, fastest_weights
 from spatial_v2a.inference.engine.object_mix import ObjectMix
 from spatial_v2a.inference.evaluation import longrun
 from spatial_v2a.inference.evaluation.generate import detect, dub_clips, load_system
 from spatial_v2a.inference.evaluation.sounds import Plan, clip_stamp, generate_group
 from spatial_v2a.inference.evaluation.store import SoundStore
+from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
 from tests import evaluation_clips as fake
 from tests.test_object_mix import seen as seen_ticks
@@ -123,9 +121,7 @@ def test_long_run_reports_each_minute(checkpoint, monkeypatch, tmp_path):
     monkeypatch.setattr(longrun, "FRESH_EVERY_TICKS", 2)
     system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
     frames = [np.full((240, 320, 3), value, np.uint8) for value in (40, 90)]
-    result = longrun.long_run(
-        system, lambda: frames, minutes=3, fov_deg=90.0, progress=lambda line: None
-    )
+    result = longrun.long_run(system, lambda: frames, minutes=3, progress=lambda line: None)
     assert len(result.minutes) == 3
     assert result.minutes[1].level_dbfs > -120 and np.isfinite(result.level_db)
     assert all(0 < minute.p50_ms <= minute.p99_ms for minute in result.minutes)
@@ -145,7 +141,7 @@ def test_a_clip_does_not_hear_its_neighbours(checkpoint):
     sounds = dub_clips(system, seen)
     assert [len(sound_LC) // TIMING.samples_per_tick for sound_LC in sounds] == [6, 4]
     for slot, ticks in enumerate(seen):
-        alone = replace(system, settings=EngineSettings(nfe=1, seed=slot))
+        alone = system.with_settings(seed=slot)
         np.testing.assert_allclose(sounds[slot], dub_clips(alone, [ticks])[0], atol=1e-4)
 
 
@@ -157,21 +153,22 @@ def test_a_clip_with_two_objects_is_heard_apart_and_changes_no_neighbour(checkpo
         for pictures in (["A"] * 6, ["A"] * 2 + ["AB"] * 3, ["A", "B", "-", "C"])
     ]
     apart = dub_clips(system, clips)
-    together = dub_clips(system, clips, objects="together")
+    system.objects = "together"
+    together = dub_clips(system, clips)
+    system.objects = "apart"
     for slot in (0, 2):
         assert np.abs(apart[slot]).max() > 1e-4 and np.array_equal(apart[slot], together[slot])
     assert apart[1].shape == together[1].shape
     assert not np.allclose(apart[1], together[1], atol=1e-4)
-    alone = replace(system, settings=EngineSettings(nfe=1, seed=1))
+    alone = system.with_settings(seed=1)
     assert np.array_equal(apart[1], dub_clips(alone, [clips[1]])[0])
     engine = Engine(system.model, num_streams=4, settings=alone.settings, streams_per_noise=4)
     mix = ObjectMix(engine)
     expected = np.concatenate([mix.step(*tick).mix_NLC[0] for tick in clips[1]])
     assert np.array_equal(apart[1], expected)
-    without = [
-        dub_clips(system, clips, "depth", "boxes", objects=objects)
-        for objects in ("apart", "together")
-    ]
+    without = []
+    for system.objects in ("apart", "together"):
+        without.append(dub_clips(system, clips, "depth", "boxes"))
     assert all(np.array_equal(a, b) for a, b in zip(*without, strict=True))
 
 
@@ -179,19 +176,30 @@ def test_sounds_heard_otherwise_are_made_anew(checkpoint, tmp_path):
     system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
     clip, store = fake.make_clip("a", fake.path_deg(4, seed=1)), SoundStore(tmp_path)
     stamps = {}
-    for objects in ("together", "apart"):
-        plan = Plan(given=False, mirror=False, only_model=True, objects=objects)
-        stamps[objects] = clip_stamp(system, clip, slot=0, objects=objects)
-        assert store.notes("model", "a", stamp=stamps[objects]) is None
+    plan = Plan(given=False, mirror=False, only_model=True)
+    for system.objects in ("together", "apart"):
+        stamp = stamps[system.objects] = clip_stamp(system, clip, slot=0)
+        assert store.notes("model", "a", stamp=stamp) is None
         generate_group(system, [clip], store, plan=plan)
-        assert store.notes("model", "a", stamp=stamps[objects]) is not None
+        assert store.notes("model", "a", stamp=stamp) is not None
     assert store.notes("model", "a", stamp=stamps["together"]) is None
 
 
-def test_an_option_that_changes_nothing_is_refused(tmp_path):
-    for more in (
-        {"long_run": tmp_path / "v.mp4"},
-        {"suite": SuiteName.FOOTAGE, "folder": tmp_path},
-    ):
-        with pytest.raises(UserError, match="--objects"):
-            evaluate(tmp_path, objects=HeardObjects.apart, **more)
+@pytest.mark.parametrize("run_as", ["dub", "live"])
+def test_as_a_command_every_clip_is_heard_as_that_command_does(checkpoint, run_as):
+    """Compiled, with its weights, each clip by itself."""
+    settings = EngineSettings(nfe=1)
+    system = load_system(str(checkpoint), settings=settings, run_as=run_as)
+    weights = fastest_weights("cpu") if run_as == "live" else "float32"
+    assert system.settings.weights == weights
+    plain = load_system(str(checkpoint), settings=settings)
+    assert system.digest != plain.digest
+    clips = [fake.make_clip(key, np.zeros(4)) for key in "ab"]
+    sounds = dub_clips(system, [detect(system, clip) for clip in clips])
+    model = SpatialV2A.from_pretrained(checkpoint)
+    for seed, (clip, sound_LC) in enumerate(zip(clips, sounds, strict=True)):
+        fov_deg = clip.meta["fov_deg"]
+        with model.stream(nfe=1, seed=seed, weights=weights, fov_deg=fov_deg) as stream:
+            pushed_LC = np.concatenate([stream.push(frame) for frame in clip.frames()])
+        assert np.abs(pushed_LC).max() > 1e-4
+        np.testing.assert_allclose(sound_LC, pushed_LC, atol=1e-3)

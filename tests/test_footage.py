@@ -199,10 +199,10 @@ def test_frames_are_never_kept(checkpoint) -> None:
 
     item = Item("x", Fraction(12, 30), Fraction(30), ticks, (), None)
     system = load_system(str(checkpoint), settings=EngineSettings(nfe=1))
-    audio_LC, notes = dub_item(system, item, fov_deg=90.0, mirrored=False, progress=print)
+    audio_LC, notes = dub_item(system, item, mirrored=False, progress=print)
     assert audio_LC.shape == (12 * TIMING.samples_per_tick, 2)
     assert len(notes["largest_box_azimuth_deg"]) == 12
-    assert most <= 3, most
+    assert most <= 5, most  # perception is two pictures ahead
 
 
 # Walking The Maps

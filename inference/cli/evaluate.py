@@ -7,7 +7,7 @@ Run: spatial-v2a evaluate --suite stagebench --out DIR [--checkpoint stage | --a
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -69,8 +69,14 @@ def evaluate(
     without: Annotated[
         list[str] | None, typer.Option(help="Stream the model never gets; repeatable.")
     ] = None,
-    objects: Annotated[
-        HeardObjects | None, typer.Option(help=OBJECTS_HELP, show_default="apart")
+    objects: Annotated[HeardObjects, typer.Option(help=OBJECTS_HELP)] = HeardObjects.apart,
+    run_as: Annotated[
+        Literal["dub", "live"] | None,
+        typer.Option(
+            "--as",
+            help="Measure exactly what this command runs, weights and compiler included.",
+            show_default="dub to rounding, by PyTorch alone; live for --long-run",
+        ),
     ] = None,
     detector: Detector = None,
     detector_weights: DetectorWeights = None,
@@ -99,7 +105,6 @@ def evaluate(
         "--scenario": scenario,
         "--silence": silence,
         "--without": without,
-        "--objects": objects,
         "--jobs": jobs,
         "--classifier": classifier,
         "--validate": validate,
@@ -109,8 +114,6 @@ def evaluate(
     }
     _check_footage(folder, suite=suite, refused=refused_with_footage)
     _check(out, suite=suite, data=data, audio=audio, long_run=long_run)
-    if long_run is not None and objects is not None:
-        raise UserError("--long-run hears all objects together, as live does; leave --objects out")
     say_loading(checkpoint or audio)
     if suite is SuiteName.FOOTAGE and folder is not None:
         from spatial_v2a.inference.cli.footage import run_footage
@@ -124,6 +127,8 @@ def evaluate(
             nfe=nfe,
             device=device,
             fov_deg=fov,
+            objects=objects.value,
+            run_as=run_as,
             detector=detector,
             detector_weights=detector_weights,
         )
@@ -137,6 +142,8 @@ def evaluate(
             checkpoint=checkpoint or "stage",
             minutes=minutes,
             fov_deg=fov,
+            objects=objects.value,
+            run_as=run_as or "live",
             seed=seed,
             nfe=nfe,
             device=device,
@@ -157,7 +164,6 @@ def evaluate(
         folders = _suite_clips(out, data, num_workers=num_jobs) if suite else data
         validate_metric(out, choose_clips(folders, num_clips=clips, scenario=scenario))
         return
-    heard = (objects or HeardObjects.apart).value
     name = checkpoint or (None if audio else "stage")
     settings = EngineSettings(seed=seed, nfe=nfe, without=_streams(without))
     system = (
@@ -165,8 +171,10 @@ def evaluate(
             name,
             settings=settings,
             device=device,
+            objects=objects.value,
             detector=detector,
             detector_weights=detector_weights,
+            run_as=run_as,
         )
         if name
         else None
@@ -180,7 +188,7 @@ def evaluate(
         out=out,
         system=system,
         rival=audio,
-        plan=Plan(given=given, mirror=mirror, is_brief=brief, objects=heard),
+        plan=Plan(given=given, mirror=mirror, is_brief=brief),
         classifier=_load_classifier(classifier),
         seed=seed,
         num_jobs=num_jobs,
@@ -193,7 +201,8 @@ def evaluate(
         "data": [str(folder) for folder in data],
         "seed": seed,
         "settings": str(system.settings) if system else "none",
-        "objects": heard if system else "none",
+        "as": (run_as or "dub, by PyTorch alone") if system else "none",
+        "objects": objects.value if system else "none",
         "detector": system.model.config.perception.boxes_from if system else "none",
         "device": device,
     }

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from spatial_v2a.conditioning.detectors import AUTO
-from spatial_v2a.errors import UserError
 from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.engine.object_mix import Objects
 from spatial_v2a.inference.evaluation.footage import find_footage, spread
-from spatial_v2a.inference.evaluation.generate import load_system
+from spatial_v2a.inference.evaluation.generate import RunAs, load_system
 from spatial_v2a.inference.evaluation.suite import FootageSuite
 
 
@@ -20,6 +20,8 @@ def run_footage(
     nfe: int | None,
     device: str,
     fov_deg: float,
+    objects: Objects,
+    run_as: RunAs | None,
     detector: str | None = None,
     detector_weights: Path | None = None,
 ) -> None:
@@ -33,23 +35,24 @@ def run_footage(
         seed: of the sound, the random pans, the shuffle and the bootstrap.
         nfe: denoiser calls per tick; None is the checkpoint's own number.
         device: cpu, cuda or auto.
-        fov_deg: horizontal field of view of the pictures, degrees.
+        fov_deg, objects, run_as: as for `load_system`.
         detector: who finds the boxes; None chooses for every video.
         detector_weights: the user's own weights for it; None is the checkpoint's.
 
     Raises:
         UserError: nothing can be scored, or an option is out of range.
     """
-    if not 1 <= fov_deg <= 175:
-        raise UserError(f"field of view {fov_deg:g} is not in 1..175 degrees; mend --fov")
     found = find_footage(folder, out=out)
     chosen = spread(found.candidates, clips)
     system = load_system(
         checkpoint,
         settings=EngineSettings(seed=seed, nfe=nfe),
         device=device,
+        objects=objects,
+        fov_deg=fov_deg,
         detector=detector or AUTO,
         detector_weights=detector_weights,
+        run_as=run_as,
     )
     out.mkdir(parents=True, exist_ok=True)
     suite = FootageSuite(
@@ -57,7 +60,6 @@ def run_footage(
         chosen=chosen,
         out=out,
         system=system,
-        fov_deg=fov_deg,
         seed=seed,
         progress=lambda line: print(line, flush=True),
     )
@@ -66,6 +68,8 @@ def run_footage(
         "checkpoint": checkpoint,
         "seed": seed,
         "settings": str(system.settings),
+        "as": run_as or "dub, by PyTorch alone",
+        "objects": objects,
         "device": device,
         "field of view": f"{fov_deg:g} deg",
         "detector": detector or AUTO,

@@ -8,8 +8,9 @@ import torch
 
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.files import write_text
-from spatial_v2a.inference.engine.engine import EngineSettings, fastest_weights
-from spatial_v2a.inference.evaluation.generate import load_system
+from spatial_v2a.inference.engine.engine import EngineSettings
+from spatial_v2a.inference.engine.object_mix import Objects
+from spatial_v2a.inference.evaluation.generate import RunAs, load_system
 from spatial_v2a.inference.evaluation.longrun import draw_long_run, long_run
 
 
@@ -20,34 +21,37 @@ def run_long(
     checkpoint: str,
     minutes: int,
     fov_deg: float,
+    objects: Objects,
+    run_as: RunAs,
     seed: int,
     nfe: int | None,
     device: str,
     detector: str | None = None,
     detector_weights: Path | None = None,
 ) -> None:
-    """Dubs a video for minutes on end, with the weights of `live`, and says what changed."""
+    """Dubs a video for minutes on end, as a command does, and says what changed."""
     source = open_video(video)
-    settings = EngineSettings(seed=seed, nfe=nfe)
     system = load_system(
         checkpoint,
-        settings=settings,
+        settings=EngineSettings(seed=seed, nfe=nfe),
         device=device,
+        objects=objects,
+        fov_deg=fov_deg,
         detector=detector,
         detector_weights=detector_weights,
+        run_as=run_as,
     )
-    system.settings = settings.model_copy(update={"weights": fastest_weights(system.device)})
     out.mkdir(parents=True, exist_ok=True)
     result = long_run(
         system,
-        partial(source.ticks, max_width=system.perception.max_image_width),
+        partial(source.ticks, max_width=system.max_width),
         minutes=minutes,
-        fov_deg=fov_deg,
         progress=lambda line: print(line, flush=True),
     )
     data = {"video": str(video), "video_s": float(source.duration), "seed": seed, "device": device}
     data["detector"] = system.model.config.perception.boxes_from
     data["engine_weights"] = system.settings.weights
+    data |= {"as": run_as, "objects": objects}
     data |= {"threads": 1 if device == "cpu" else torch.get_num_threads(), **result.as_json()}
     write_text(out / "long_run.json", json.dumps(data, indent=1) + "\n")
     title = f"{checkpoint} on {device}, {minutes} minutes of {video.name} in one run"

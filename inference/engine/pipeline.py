@@ -8,12 +8,13 @@
 Legend: H W picture rows and columns, C colours or channels, L samples, N takes, D latent width.
 """
 
+import copy
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import get_args
+from typing import Self, get_args
 
 import numpy as np
 import torch
@@ -217,6 +218,13 @@ class Pipeline:
     def is_apart(self) -> bool:
         """Whether objects are heard apart: who does not see boxes cannot tell them apart."""
         return self.objects == "apart" and "boxes" not in self.settings.without
+
+    def with_settings(self, **changes: object) -> Self:
+        """The same model and perception, drawn by other settings; begun anew."""
+        twin = copy.copy(self)
+        twin.settings = self.settings.model_copy(update=changes)
+        twin._engines = {}
+        return twin
 
     def begin(
         self,

@@ -5,9 +5,10 @@ Legend: B streams, T ticks, C channels, L samples, K box slots, F box fields.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import av
 import numpy as np
@@ -16,44 +17,49 @@ import torch
 from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.annotations import clip_ticks, overlay_annotations
 from spatial_v2a.conditioning.boxes import Box
-from spatial_v2a.conditioning.detectors import STAGE, Perceptions
-from spatial_v2a.conditioning.perception import Perception
+from spatial_v2a.conditioning.detectors import STAGE
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
-from spatial_v2a.inference.engine.engine import Engine, EngineSettings, engine_threads
-from spatial_v2a.inference.engine.object_mix import (
-    DEFAULT_OBJECTS,
-    NUM_OBJECT_STREAMS,
-    ObjectMix,
-    Objects,
+from spatial_v2a.inference.engine.engine import (
+    EngineSettings,
+    engine_threads,
+    fastest_weights,
 )
-from spatial_v2a.inference.engine.pipeline import Pipeline
+from spatial_v2a.inference.engine.object_mix import DEFAULT_OBJECTS, Objects
+from spatial_v2a.inference.engine.pipeline import Pipeline, resolve_device
 from spatial_v2a.inference.evaluation import av_align
 from spatial_v2a.inference.evaluation.footage import Item
 from spatial_v2a.inference.evaluation.store import file_digest, stamp_of
-from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
 
 PROGRESS_TICKS = 60 * TIMING.tick_hz
 
 
-@dataclass
-class System:
-    """A loaded checkpoint, ready to dub.
+# The command whose sound is measured to the last bit of its engine.
+RunAs = Literal["dub", "live"]
+
+
+class System(Pipeline):
+    """A pipeline that is measured; from `load_system`.
 
     Attributes:
-        digest: hash of the checkpoint's files and of the settings of its perception; part of every
-            stamp.
-        device: where it runs.
-        perceptions: chooses for a video; None where there is nothing to choose.
+        run_as: the command that it runs as; None is dub to rounding, by PyTorch alone.
     """
 
-    model: SpatialV2A
-    perception: Perception
-    settings: EngineSettings
-    digest: str
-    device: str
-    perceptions: Perceptions | None = None
+    run_as: RunAs | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the checkpoint's files, the settings of perception and what runs: of stamps."""
+        # With the defaults that the folder does not name, and with the choice of the detector.
+        parts = [
+            checkpoint_digest(self.model.folder),
+            self.model.config.perception.model_dump_json(),
+            self.perceptions.detector,
+        ]
+        if self.model.detector_weights is not None:
+            parts.append(self.perception.fingerprint("boxes"))
+        return stamp_of(*parts, *([self.run_as] if self.run_as else []))
 
 
 # What is seen in a tick: features [1, 1], and the boxes they were made of.
@@ -78,31 +84,31 @@ def give_geometry(detected: list[Tick], clip: Clip, system: System) -> Iterator[
 
 
 @torch.inference_mode()
-def dub_clips(
-    system: System, clips: list[list[Tick]], *without: str, objects: Objects = DEFAULT_OBJECTS
-) -> list[np.ndarray]:
+def dub_clips(system: System, clips: list[list[Tick]], *without: str) -> list[np.ndarray]:
     """Sounds of several clips, float32 [L, 2] each.
 
     The clip in slot b draws from seed + b: it sounds as `dub --seed` with that number does,
     whoever its neighbours are. Clips are streams of one engine, for one stream leaves most of a
     core idle and eight cost a fifth each; one in which objects are to be heard apart has an engine
-    of its own.
+    of its own, and so have all where the system runs as a command does.
 
     Args:
         system: the loaded checkpoint.
         clips: ticks of each clip; lengths may differ.
         without: streams of perception to switch off, beside those of the settings.
-        objects: how several objects in the picture are heard.
     """
     dropped = tuple(dict.fromkeys((*system.settings.without, *without)))
-    settings = system.settings.model_copy(update={"without": dropped})
-    is_apart = objects == "apart" and "boxes" not in dropped
-    apart = [slot for slot, ticks in enumerate(clips) if is_apart and _has_several(ticks)]
-    sounds = {slot: _dub_apart(system, settings, clips[slot], slot=slot) for slot in apart}
-    if len(apart) < len(clips):
-        # Who is heard apart keeps an idle stream here: the others are the same without it.
+    drawn = system.with_settings(without=dropped)
+    alone = [
+        slot
+        for slot, ticks in enumerate(clips)
+        if system.run_as or (drawn.is_apart and _has_several(ticks))
+    ]
+    sounds = {slot: _dub_alone(drawn, clips[slot], slot=slot) for slot in alone}
+    if len(alone) < len(clips):
+        # Who is heard alone keeps an idle stream here: the others are the same without it.
         features = [[f for f, _ in ticks] for ticks in clips]
-        for slot, sound_LC in enumerate(_dub_together(system, settings, features, idle=apart)):
+        for slot, sound_LC in enumerate(_dub_together(drawn, features, idle=alone)):
             sounds.setdefault(slot, sound_LC)
     return [sounds[slot] for slot in range(len(clips))]
 
@@ -112,29 +118,19 @@ def _has_several(ticks: list[Tick]) -> bool:
     return any(int(features.box_mask_BTK.sum()) > 1 for features, _ in ticks)
 
 
-def _dub_apart(
-    system: System, settings: EngineSettings, ticks: list[Tick], *, slot: int
-) -> np.ndarray:
-    """Sound [L, 2] of one clip by streams for each object."""
-    own = settings.model_copy(update={"seed": settings.seed + slot})
-    num_streams = 1 + NUM_OBJECT_STREAMS
-    engine = Engine(
-        system.model, num_streams=num_streams, settings=own, streams_per_noise=num_streams
-    )
-    mix = ObjectMix(engine)
-    with engine_threads(engine.device):
-        return np.concatenate([mix.step(*tick).mix_NLC[0] for tick in ticks])
+def _dub_alone(system: System, ticks: list[Tick], *, slot: int) -> np.ndarray:
+    """Sound [L, 2] of one clip as the pipeline hears it."""
+    own = system.with_settings(seed=system.settings.seed + slot)
+    own.begin()
+    with engine_threads(own.device):
+        return np.concatenate([own.mix.step(*tick).mix_NLC[0] for tick in ticks])
 
 
 def _dub_together(
-    system: System,
-    settings: EngineSettings,
-    clips: list[list[FrameFeatures]],
-    *,
-    idle: list[int],
+    system: System, clips: list[list[FrameFeatures]], *, idle: list[int]
 ) -> list[np.ndarray]:
     """Sounds [L, 2] of clips as streams of one engine; those of idle ones say nothing."""
-    engine = Engine(system.model, num_streams=len(clips), settings=settings)
+    engine = system.engine(len(clips))
     lengths = torch.tensor([0 if slot in idle else len(ticks) for slot, ticks in enumerate(clips)])
     parts = []
     with engine_threads(engine.device):
@@ -157,7 +153,7 @@ def _stack(rows: list[FrameFeatures]) -> FrameFeatures:
 
 @torch.inference_mode()
 def dub_item(
-    system: System, item: Item, *, fov_deg: float, mirrored: bool, progress: Callable[[str], None]
+    system: System, item: Item, *, mirrored: bool, progress: Callable[[str], None]
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Hears footage from its start, with the same seed whether mirrored or not.
 
@@ -168,27 +164,24 @@ def dub_item(
     Raises:
         UserError: its picture is damaged.
     """
-    perception = system.perception
-    if system.perceptions is not None and item.source is not None:
-        perception = system.perceptions.of(item.source)
-    width = perception.max_image_width
-    engine = Engine(system.model, num_streams=1, settings=system.settings)
-    perception.init_state(1)
-    samples = engine.samples_per_tick
+    system.begin(item.source)
+    samples = TIMING.samples_per_tick
     audio_LC = np.zeros((item.num_ticks * samples, TIMING.num_channels), np.float32)
     motion, bearings, edges_T = av_align.MotionMeter(), [], []
-    with engine_threads(engine.device):
-        for tick, image_HWC in enumerate(_checked(item, max_width=width)):
+
+    def shown() -> Iterator[np.ndarray]:
+        for image_HWC in _checked(item, max_width=system.max_width):
             if not mirrored:
                 motion.add(image_HWC)
-            shown_HWC = image_HWC[:, ::-1] if mirrored else image_HWC
-            frames_BHWC = torch.from_numpy(shown_HWC.copy())[None]
-            features = perception.step(frames_BHWC, fov_deg=fov_deg)
-            bearings += largest_box_azimuth_deg([features])
-            edges_T.append(box_edges_px(features))
-            audio_LC[tick * samples : (tick + 1) * samples] = engine.step(features)[0].numpy()
-            if (tick + 1) % PROGRESS_TICKS == 0:
-                progress(f"{item.key}: {(tick + 1) // TIMING.tick_hz} s heard")
+            yield image_HWC[:, ::-1] if mirrored else image_HWC
+
+    with closing(system.run(shown())) as ticks:
+        for number, tick in enumerate(ticks):
+            bearings += largest_box_azimuth_deg([tick.seen.features])
+            edges_T.append(box_edges_px(tick.seen.features))
+            audio_LC[number * samples : (number + 1) * samples] = tick.audio_LC
+            if (number + 1) % PROGRESS_TICKS == 0:
+                progress(f"{item.key}: {(number + 1) // TIMING.tick_hz} s heard")
     notes = {
         "largest_box_azimuth_deg": bearings,
         "box_edges_px": [edges.round(2).tolist() for edges in av_align.detection_frames(edges_T)],
@@ -249,38 +242,39 @@ def load_system(
     *,
     settings: EngineSettings,
     device: str = "cpu",
+    objects: Objects = DEFAULT_OBJECTS,
+    fov_deg: float | None = None,
     detector: str | None = None,
     detector_weights: Path | None = None,
+    run_as: RunAs | None = None,
 ) -> System:
     """Loads a checkpoint by folder, bundled name or hub id.
 
     Args:
         name: of the checkpoint.
-        settings: how sound is drawn.
+        settings: how sound is drawn; `live` brings weights of its own.
         device: cpu, cuda or auto.
+        objects, fov_deg: as for `Pipeline`; clips have a field of view of their own.
         detector: who finds the boxes; None is the checkpoint's own choice.
         detector_weights: the user's own weights for it; None is the checkpoint's.
+        run_as: see `System`.
 
     Raises:
         UserError: missing or damaged checkpoint, unusable device.
     """
-    pipeline = Pipeline(
+    if run_as == "live":
+        weights = fastest_weights(resolve_device(device))
+        settings = settings.model_copy(update={"weights": weights})
+    system = System(
         name,
         settings=settings,
         device=device,
+        objects=objects,
+        fov_deg=fov_deg,
         detector=detector or STAGE,
         detector_weights=detector_weights,
+        is_live=run_as == "live",
+        is_compiled=run_as is not None,
     )
-    perception = pipeline.model.config.perception
-    # With the defaults that the folder does not name, and with the choice of the detector.
-    parts = [
-        checkpoint_digest(pipeline.model.folder),
-        perception.model_dump_json(),
-        pipeline.perceptions.detector,
-    ]
-    if detector_weights is not None:
-        parts.append(pipeline.perception.fingerprint("boxes"))
-    digest = stamp_of(*parts)
-    return System(
-        pipeline.model, pipeline.perception, settings, digest, pipeline.device, pipeline.perceptions
-    )
+    system.run_as = run_as
+    return system

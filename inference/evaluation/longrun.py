@@ -21,11 +21,11 @@ from scipy.signal import welch
 from spatial_v2a.audio.stereo import mid_side_dbfs, sound_level_dbfs, window_energies
 from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.errors import UserError
-from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import written_whole
 from spatial_v2a.inference.bench.machine import resident_mb
 from spatial_v2a.inference.engine.ahead import ahead
-from spatial_v2a.inference.engine.engine import Engine, engine_threads
+from spatial_v2a.inference.engine.engine import engine_threads
+from spatial_v2a.inference.engine.pipeline import Seen
 from spatial_v2a.inference.evaluation.generate import System
 from spatial_v2a.timing import TIMING
 
@@ -211,7 +211,6 @@ def long_run(
     ticks: Callable[[], Iterable[np.ndarray]],
     *,
     minutes: int,
-    fov_deg: float,
     progress: Callable[[str], None],
 ) -> LongRun:
     """Dubs `minutes` minutes in one run, as `dub` does, and looks at each of them.
@@ -223,23 +222,21 @@ def long_run(
         system: the loaded checkpoint.
         ticks: starts the frames anew, uint8 [height, width, 3] at the tick rate.
         minutes: length of the run, at least 3.
-        fov_deg: horizontal field of view.
         progress: receives one line per minute.
     """
     samples = TIMING.samples_per_tick
     audio_LC = np.full((MINUTE_TICKS * samples, 2), np.nan, np.float32)
     tick_ms_T = np.full(MINUTE_TICKS, np.nan)
-    engine = Engine(system.model, num_streams=1, settings=system.settings, is_compiled=True)
-    system.perception.init_state(1)
+    system.begin()
     fresh_ms_T = np.full(MINUTE_TICKS, np.nan)
-    seen = _seen(system, looped(ticks, minutes * MINUTE_TICKS), fov_deg)
-    is_ahead = engine.device.type == "cpu"
+    looks = _looks(system, looped(ticks, minutes * MINUTE_TICKS))
+    is_ahead = system.device == "cpu"
     done: list[Minute] = []
     started_s = time.monotonic()
-    with engine_threads(engine.device):
-        for tick, (features, seen_s, fresh_s) in enumerate(ahead(seen) if is_ahead else seen):
+    with engine_threads(system.device):
+        for tick, (seen, seen_s, fresh_s) in enumerate(ahead(looks) if is_ahead else looks):
             begin_s = time.perf_counter()
-            heard_LC = engine.step(features)[0].numpy()
+            heard_LC = system.hear(seen).audio_LC
             heard_s = time.perf_counter() - begin_s
             within = tick % MINUTE_TICKS
             audio_LC[within * samples : (within + 1) * samples] = heard_LC
@@ -251,10 +248,8 @@ def long_run(
     return LongRun(done, realtime_factor=minutes * 60 / (time.monotonic() - started_s))
 
 
-def _seen(
-    system: System, frames: Iterator[np.ndarray], fov_deg: float
-) -> Iterator[tuple[FrameFeatures, float, float]]:
-    """Features [1, 1] of each tick, and the seconds that decoding and perception took.
+def _looks(system: System, frames: Iterator[np.ndarray]) -> Iterator[tuple[Seen, float, float]]:
+    """What is seen in each tick, and the seconds that decoding and perception took.
 
     Last the seconds of perception in a stream that begins with this picture; NaN in most ticks.
     """
@@ -262,15 +257,14 @@ def _seen(
     fresh = Perception(system.perception.config, **encoders)
     begin_s = time.perf_counter()
     for tick, frame_HWC in enumerate(frames):
-        frames_BHWC = torch.from_numpy(frame_HWC)[None]
-        features = system.perception.step(frames_BHWC, fov_deg=fov_deg)
+        seen = system.look(frame_HWC)
         seen_s, fresh_s = time.perf_counter() - begin_s, math.nan
         if tick % FRESH_EVERY_TICKS == 0:
             fresh.reset()
             begin_s = time.perf_counter()
-            fresh.step(frames_BHWC, fov_deg=fov_deg)
+            fresh.step(frame_HWC[None], fov_deg=system.fov_deg)
             fresh_s = time.perf_counter() - begin_s
-        yield features, seen_s, fresh_s
+        yield seen, seen_s, fresh_s
         begin_s = time.perf_counter()
 
 

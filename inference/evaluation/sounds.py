@@ -12,8 +12,6 @@ from typing import Any
 import torch
 
 from spatial_v2a.clip import Clip
-from spatial_v2a.inference.engine.engine import EngineSettings
-from spatial_v2a.inference.engine.object_mix import DEFAULT_OBJECTS, Objects
 from spatial_v2a.inference.evaluation import rows
 from spatial_v2a.inference.evaluation.clips import Chosen, motion_peaks_s, read_clips
 from spatial_v2a.inference.evaluation.footage import Item
@@ -42,14 +40,12 @@ class Plan:
         given, mirror: also with the engine's geometry; also on the flipped frames.
         is_brief: the model alone beside ground truth and mono, to compare many models.
         only_model: nothing but the model itself (for clips in which nothing sounds).
-        objects: how several objects in the picture are heard.
     """
 
     given: bool
     mirror: bool
     is_brief: bool = False
     only_model: bool = False
-    objects: Objects = DEFAULT_OBJECTS
 
     @property
     def row_names(self) -> list[str]:
@@ -69,9 +65,9 @@ class Plan:
         return not (self.is_brief or self.only_model)
 
 
-def clip_stamp(system: System, clip: Clip, *, slot: int, objects: Objects) -> str:
+def clip_stamp(system: System, clip: Clip, *, slot: int) -> str:
     """Stamp of every sound the system makes for a clip in a slot."""
-    return stamp_of(system.digest, str(system.settings), clip_digest(clip), slot, objects)
+    return stamp_of(system.digest, str(system.settings), clip_digest(clip), slot, system.objects)
 
 
 def keep_ground_truth(clip: Clip, store: SoundStore) -> dict[str, Any]:
@@ -89,10 +85,8 @@ def generate_group(system: System, group: list[Clip], store: SoundStore, *, plan
 
     The notes beside the model's sound hold the bearings of the largest detected box.
     """
-    stamps = [
-        clip_stamp(system, clip, slot=slot, objects=plan.objects) for slot, clip in enumerate(group)
-    ]
-    dub = partial(dub_clips, system, objects=plan.objects)
+    stamps = [clip_stamp(system, clip, slot=slot) for slot, clip in enumerate(group)]
+    dub = partial(dub_clips, system)
     keys = [clip.meta["key"] for clip in group]
 
     def missing(row: str) -> list[int]:
@@ -173,12 +167,16 @@ def generate_all(
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
         initargs=(
-            str(system.model.folder),
-            system.settings,
-            system.device,
-            system.model.config.perception.boxes_from,
-            system.model.detector_weights,
             store.root,
+            str(system.model.folder),
+            {
+                "settings": system.settings,
+                "device": system.device,
+                "objects": system.objects,
+                "detector": system.model.config.perception.boxes_from,
+                "detector_weights": system.model.detector_weights,
+                "run_as": system.run_as,
+            },
         ),
     ) as pool:
         waiting = [pool.submit(_work, chosen, keys, task_plan) for keys, task_plan in tasks]
@@ -192,7 +190,6 @@ def keep_item(
     item: Item,
     store: SoundStore,
     *,
-    fov_deg: float,
     progress: Callable[[str], None],
 ) -> dict[str, dict[str, Any]]:
     """Makes the missing sounds of footage and gives the notes of each by row name.
@@ -200,14 +197,15 @@ def keep_item(
     Raises:
         UserError: the picture is damaged; nothing of it is kept.
     """
-    stamp = stamp_of(system.digest, str(system.settings), item.digest(), fov_deg)
+    parts = (str(system.settings), item.digest(), system.fov_deg, system.objects)
+    stamp = stamp_of(system.digest, *parts)
     kept = {}
     for row in (rows.MODEL, rows.MIRRORED):
         kept[row] = store.notes(row, item.key, stamp=stamp)
         if kept[row] is None:
             begin = time.monotonic()
             audio_LC, kept[row] = dub_item(
-                system, item, fov_deg=fov_deg, mirrored=row == rows.MIRRORED, progress=progress
+                system, item, mirrored=row == rows.MIRRORED, progress=progress
             )
             store.save(row, item.key, audio_LC, stamp=stamp, notes=kept[row])
             spent_s = time.monotonic() - begin
@@ -219,23 +217,10 @@ def keep_item(
 _worker: dict = {}
 
 
-def _start_worker(
-    folder: str,
-    settings: EngineSettings,
-    device: str,
-    detector: str,
-    detector_weights: Path | None,
-    root: Path,
-) -> None:
+def _start_worker(root: Path, folder: str, options: dict[str, Any]) -> None:
     end_with_parent()
     torch.set_num_threads(1)
-    _worker["system"] = load_system(
-        folder,
-        settings=settings,
-        device=device,
-        detector=detector,
-        detector_weights=detector_weights,
-    )
+    _worker["system"] = load_system(folder, **options)
     _worker["store"] = SoundStore(root)
 
 

@@ -209,7 +209,6 @@ class FootageSuite:
         chosen: those of its candidates to score.
         out: report folder; `audio/` and `plots/` are below it.
         system: the loaded checkpoint.
-        fov_deg: horizontal field of view of the pictures.
         seed: of the bootstrap, the random pans and the shuffle.
         progress: receives one line per step.
     """
@@ -218,7 +217,6 @@ class FootageSuite:
     chosen: list[Candidate]
     out: Path
     system: System
-    fov_deg: float
     seed: int
     progress: Progress
     store: SoundStore = field(init=False)
@@ -289,11 +287,9 @@ class FootageSuite:
         """Makes every missing sound; items that fail are listed and left out."""
         records: list[FootageRecord] = []
         for item in items:
-            original, fov_deg = originals[item.key], self.fov_deg
+            original, fov_deg = originals[item.key], self.system.fov_deg
             try:
-                notes = keep_item(
-                    self.system, item, self.store, fov_deg=fov_deg, progress=self.progress
-                )
+                notes = keep_item(self.system, item, self.store, progress=self.progress)
                 self._keep_original(item, original)
             except UserError as error:
                 self._fail(item.key, error)
