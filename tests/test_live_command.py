@@ -22,7 +22,7 @@ from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
 from spatial_v2a.inference.engine.engine import EngineSettings
-from spatial_v2a.inference.live.marks import FileMarks
+from spatial_v2a.inference.live.sinks import FileMarks
 from spatial_v2a.inference.marking.reading import State, read_provenance
 from spatial_v2a.timing import TIMING
 from tests.full_disk import files_up_to

@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from spatial_v2a.conditioning.video import VideoSource
     from spatial_v2a.inference.engine.engine import Weights
     from spatial_v2a.inference.live.figures import Figures
-    from spatial_v2a.inference.live.marks import FileMarks
-    from spatial_v2a.inference.live.sinks import FileSink, LiveSink, PcmFormat
+    from spatial_v2a.inference.live.sinks import FileMarks, FileSink, LiveSink, PcmFormat
     from spatial_v2a.inference.live.sources import SourceOptions
     from spatial_v2a.model import SpatialV2A
 
@@ -155,8 +154,8 @@ def live(
         # What loads PyTorch comes after what may be refused, or waited for.
         say_loading(checkpoint)
         from spatial_v2a.inference.engine.stream import Stream as FrameStream
-        from spatial_v2a.inference.live.marks import FileMarks
         from spatial_v2a.inference.live.session import run_fast, run_live, warm_up
+        from spatial_v2a.inference.live.sinks import FileMarks
 
         marks = FileMarks(watermark, provenance, command_line())
         stack.enter_context(_one_interrupt())

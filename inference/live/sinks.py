@@ -6,18 +6,24 @@ import os
 import select
 import stat
 import termios
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import Outputs
 from spatial_v2a.inference.dub.sound_file import MAX_RIFF_BYTES, SOUND_FORMATS
 from spatial_v2a.inference.live.conceal import Concealer
 from spatial_v2a.inference.marking.watermark import Watermarker
 from spatial_v2a.timing import TIMING
+
+if TYPE_CHECKING:
+    from spatial_v2a.conditioning.video import VideoSource
+    from spatial_v2a.inference.engine.pipeline import Pipeline
 
 PcmFormat = Literal["s16le", "f32le"]
 BYTES_PER_SAMPLE = 3
@@ -291,3 +297,50 @@ def check_sound_suffix(path: Path) -> None:
             f"--sink {path}: live sound goes to speakers, to - or to a {known} file; to put it"
             " beside a picture use spatial-v2a dub"
         )
+
+
+@dataclass
+class FileMarks:
+    """What marks a file of live sound as synthetic.
+
+    Attributes:
+        watermark: whether the samples get the mark.
+        provenance: whether a statement of origin is signed.
+        command: the command line, for the statement.
+        pipeline: what made the sound; known after the file was opened.
+        source: the video it heard, if one.
+        failure: why the statement is missing, or empty.
+    """
+
+    watermark: bool
+    provenance: bool
+    command: str
+    pipeline: "Pipeline | None" = None
+    source: "VideoSource | None" = None
+    failure: str = ""
+
+    def sign(self, path: Path, *, out: Path, outputs: Outputs) -> None:
+        """Puts the statement of origin into `path`, which becomes `out`, one of `outputs`.
+
+        A recording cannot be made again: where that fails it stays as it is, and `failure` says so.
+        """
+        if not self.provenance or self.pipeline is None:
+            return
+        # What signs takes long to load.
+        from spatial_v2a.inference.marking.manifest import Provenance
+        from spatial_v2a.inference.marking.provenance import attach, checkpoint_digest
+
+        model = self.pipeline.model
+        assert model.folder is not None
+        settings = self.pipeline.used_settings(self.source)
+        origin = Provenance(
+            model=model.config.name,
+            checkpoint_sha256=checkpoint_digest(model.folder),
+            seed=self.pipeline.settings.seed,
+            command=self.command,
+            settings=settings | {"is_marked": self.watermark},
+        )
+        try:
+            attach(path, origin, out=out, outputs=outputs)
+        except UserError as error:
+            self.failure = f"{out} is kept without a statement of origin: {error}"
