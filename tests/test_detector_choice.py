@@ -116,3 +116,35 @@ def test_a_picture_is_looked_at_once(tmp_path: Path) -> None:
     path = tmp_path / "short.mp4"
     write_video(path, np.zeros((3, 48, 64, 3), dtype=np.uint8), 30)
     assert len(list(spread_pictures(open_video(path), max_width=64))) == 3
+
+
+def test_pictures_of_no_file_are_of_the_world(
+    tiny_config: Config, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A camera shows no game; without the weights of the general detector it stays with the own."""
+    perceptions = choice(tiny_config, own=0.9, general=0.1)
+    assert perceptions.name_of(None) == detectors.GENERAL
+    assert perceptions.of(None).sounds is not None
+    weights.unlink()
+    assert perceptions.name_of(None) == "yolo"
+
+
+def test_live_pictures_are_looked_at_smaller(
+    tiny_config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def load(name: str, *, is_live: bool) -> Sees:
+        asked.append(is_live)
+        return Sees(("person",), 0, 0.9)
+
+    monkeypatch.setattr("spatial_v2a.conditioning.detectors.load_detector", load)
+    for is_live in (False, True):
+        Perceptions(
+            Path("unused"),
+            tiny_config.perception,
+            detector="nanodet",
+            streams=("boxes",),
+            is_live=is_live,
+        )
+    assert asked == [False, True]
