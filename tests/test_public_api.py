@@ -41,8 +41,9 @@ def test_checkpoint_methods_keep_their_parameters() -> None:
 
 def test_streams_keep_their_options_and_methods() -> None:
     options = ["seed", "nfe", "guidance", "spatial_guidance", "without", "fov_deg", "weights"]
+    options += ["objects", "detector"]
     assert _parameters(SpatialV2A.stream) == ["self", *options]
-    assert _parameters(Stream) == ["model", *options]
+    assert _parameters(Stream) == ["model", *options, "is_live", "source"]
     assert _parameters(FrameStreamFactory.__call__) == ["self", "model", *options]
     for kind in (FrameStream, Stream):
         assert _parameters(kind.push) == ["self", "frame_HWC"]
