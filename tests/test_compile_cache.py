@@ -273,7 +273,7 @@ def test_a_second_pipeline_traces_nothing(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch, openvino: str
 ) -> None:
     """PyTorch never frees what it traced: each pipeline left 90 MB behind."""
-    monkeypatch.setenv(openvino_graph.SWITCH, openvino)
+    monkeypatch.setenv(compiled_networks.SWITCH, openvino)
     traced = []
     trace = torch.jit.trace
     monkeypatch.setattr(torch.jit, "trace", lambda *a, **k: traced.append(1) or trace(*a, **k))
