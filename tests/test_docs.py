@@ -87,6 +87,25 @@ def test_named_commands_and_flags_exist(document: Path) -> None:
         check(words)
 
 
+@cache
+def all_flags() -> frozenset[str]:
+    """Every flag of every command of both console scripts."""
+    todo, flags = [command_line("spatial-v2a"), command_line("spatial-v2a-train")], set()
+    while todo:
+        command = todo.pop()
+        flags |= options(command)
+        todo += getattr(command, "commands", {}).values()
+    return frozenset(flags)
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, CARD], ids=lambda path: path.name)
+def test_flags_in_the_text_exist(document: Path) -> None:
+    """Tables of options name flags without their command."""
+    named = set(re.findall(r"`(--[a-z][a-z-]+)", FENCE.sub("", document.read_text("utf-8"))))
+    gone = named - all_flags()
+    assert not gone, f"{document.name} names {sorted(gone)}"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_named_make_targets_exist(document: Path) -> None:
     makefile = (ROOT / "Makefile").read_text("utf-8")
@@ -131,6 +150,7 @@ def test_the_checker_sees_a_wrong_flag() -> None:
         check(["spatial-v2a", "dub", "clip.mp4", "--colour", "red"])
     with pytest.raises(AssertionError, match="no command 'paint'"):
         check(["spatial-v2a", "paint"])
+    assert "--weights" in all_flags() and "--colour" not in all_flags()
 
 
 def table_cells(text: str) -> list[list[str]]:
