@@ -4,23 +4,32 @@ Legend: B pictures, N patches (row-major), D width, H x W grid or pixels.
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spatial_v2a.bounded import read_json
 from spatial_v2a.conditioning.frozen import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
     Deferred,
     FrozenEncoder,
     normalize_imagenet,
     resize_frames,
     settle_positions,
 )
-from spatial_v2a.conditioning.weights import cached_repository, load_published
+from spatial_v2a.conditioning.weights import (
+    cached_repository,
+    check_config,
+    load_published,
+    published_tensors,
+)
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import nearness
 from spatial_v2a.perception_config import DepthSettings, DinoSettings
+from spatial_v2a.tensor_files import allowed_bytes, build_within, inside, load_into
 
 if TYPE_CHECKING:
     from transformers import DepthAnythingForDepthEstimation, Dinov2WithRegistersModel
@@ -42,41 +51,105 @@ def build_dino(settings: DinoSettings) -> "Dinov2WithRegistersModel":
     )
 
 
-def load_dino(settings: DinoSettings, folder: Path | None = None) -> "Dinov2WithRegistersModel":
-    """Published weights: those of `folder`, or `settings.source` as the hub's cache has it."""
-    from transformers import Dinov2WithRegistersModel
+class TimmPatches(nn.Module):
+    """A vision transformer of timm as a source of patch features.
 
+    Args:
+        vit: any with `forward_intermediates`, for pictures of one size.
+        mean, std: of the pictures it was trained on, one number a colour, 0..1.
+    """
+
+    def __init__(self, vit: nn.Module, *, mean: list[float], std: list[float]) -> None:
+        super().__init__()
+        self.vit = vit
+        # Pictures come normalised with ImageNet's mean and deviation.
+        ours = torch.tensor((IMAGENET_MEAN, IMAGENET_STD)).view(2, 3, 1, 1)
+        own = torch.tensor((mean, std)).view(2, 3, 1, 1)
+        self.register_buffer("scale_311", ours[1] / own[1])
+        self.register_buffer("shift_311", (ours[0] - own[0]) / own[1])
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Patch features [B, N, D] of normalised pictures."""
+        x_BCHW = x_BCHW * self.scale_311 + self.shift_311
+        options = {"norm": True, "output_fmt": "NLC", "intermediates_only": True}
+        return self.vit.forward_intermediates(x_BCHW, indices=1, **options)[-1]
+
+
+def load_dino(settings: DinoSettings, folder: Path | None = None) -> nn.Module:
+    """Published weights: those of `folder`, or `settings.source` as the hub's cache has it.
+
+    They are those of a DINOv2 with registers as transformers writes it, or of a vision transformer
+    as timm does (DINOv2, DINOv3 and others, repositories timm/NAME of the hub).
+    """
     if folder is None:
         assert settings.source is not None
         folder = cached_repository(settings.source)
+    data = read_json(inside(folder, "config.json"))
+    if isinstance(data, dict) and "architecture" in data:
+        return _load_timm(settings, folder, data)
+    from transformers import Dinov2WithRegistersModel
+
     model = load_published(folder, {"dinov2_with_registers": Dinov2WithRegistersModel})
-    found = (model.config.hidden_size, model.config.patch_size)
+    _check_size(settings, folder, model.config.hidden_size, model.config.patch_size)
+    return model
+
+
+def _load_timm(settings: DinoSettings, folder: Path, data: dict[str, Any]) -> TimmPatches:
+    import timm
+
+    where, name = folder / "config.json", data["architecture"]
+    # Other names than these timm would take for a place to fetch a network from.
+    known = [n for part in ("vision_transformer", "eva") for n in timm.list_models(module=part)]
+    if name not in known:
+        raise UserError(f"{folder} is a {str(name)[:50]}; use a vision transformer of timm's")
+    check_config(data, where=where)
+    try:
+        mean, std = ([float(x) for x in data["pretrained_cfg"][key]] for key in ("mean", "std"))
+        is_usable = len(mean) == len(std) == 3 and min(std) > 0
+    except (KeyError, TypeError, ValueError):
+        is_usable = False
+    if not is_usable:
+        raise UserError(f"{where} has no mean and std of three colours; use another network")
+    tensors = published_tensors(folder)
+    vit = build_within(
+        allowed_bytes(sum(tensor.numel() for tensor in tensors.values())),
+        lambda: timm.create_model(name, pretrained=False, num_classes=data.get("num_classes", 0)),
+        settings=str(where),
+    )
+    load_into(vit, tensors, where=folder)
+    _check_size(settings, folder, vit.embed_dim, vit.patch_embed.patch_size[0])
+    vit.set_input_size(img_size=(settings.image_height, settings.image_width))
+    return TimmPatches(vit, mean=mean, std=std)
+
+
+def _check_size(settings: DinoSettings, folder: Path, *found: int) -> None:
     if found != (settings.hidden_size, settings.patch_size):
         raise UserError(
             f"{folder} has width {found[0]} and patch {found[1]}; set "
             "perception.dino.hidden_size and patch_size to match"
         )
-    return model
 
 
-def patch_features(model: "Dinov2WithRegistersModel", x_BCHW: Tensor) -> Tensor:
+def patch_features(model: nn.Module, x_BCHW: Tensor) -> Tensor:
     """Patch tokens [B, N, D] of normalised pictures, class and register tokens left out."""
+    if isinstance(model, TimmPatches):
+        return model(x_BCHW)
     tokens = model(x_BCHW).last_hidden_state
     return tokens[:, 1 + model.config.num_register_tokens :]
 
 
 class DinoEncoder(FrozenEncoder):
-    """Frozen DINOv2."""
+    """Frozen DINOv2, or another vision transformer of its kind."""
 
-    def __init__(
-        self, settings: DinoSettings, model: "Dinov2WithRegistersModel | Deferred"
-    ) -> None:
+    def __init__(self, settings: DinoSettings, model: nn.Module | Deferred) -> None:
         self.settings = settings
         super().__init__(model)
 
     def prepare(self, model: nn.Module) -> nn.Module:
         """See `FrozenEncoder`."""
-        settle_positions(model.embeddings, self.settings.image_height, self.settings.image_width)
+        if not isinstance(model, TimmPatches):
+            size = self.settings.image_height, self.settings.image_width
+            settle_positions(model.embeddings, *size)
         return model
 
     def example(self) -> Tensor:

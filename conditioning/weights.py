@@ -162,13 +162,8 @@ def load_published(folder: Path, kinds: "Mapping[str, type[PreTrainedModel]]") -
     kind = data.get("model_type") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise UserError(f"{folder} is a {str(kind)[:50]}; use one of {', '.join(kinds)}")
-    _check_config(data, where=path)
-    if not has_tensors(folder, MODEL):
-        raise UserError(
-            f"{folder} holds no {MODEL}.safetensors; use a repository that does, as a pickle is"
-            " never opened"
-        )
-    tensors = read_tensors(folder, MODEL)
+    check_config(data, where=path)
+    tensors = published_tensors(folder)
     budget = allowed_bytes(sum(tensor.numel() for tensor in tensors.values()))
 
     def build() -> nn.Module:
@@ -200,7 +195,21 @@ def load_published(folder: Path, kinds: "Mapping[str, type[PreTrainedModel]]") -
     return model
 
 
-def _check_config(value: Any, *, where: Path, depth: int = 0, most: int = _MAX_NUMBER) -> None:
+def published_tensors(folder: Path) -> dict[str, Tensor]:
+    """The weights of a published network, as float32.
+
+    Raises:
+        UserError: there are none, or they are damaged.
+    """
+    if not has_tensors(folder, MODEL):
+        raise UserError(
+            f"{folder} holds no {MODEL}.safetensors; use a repository that does, as a pickle is"
+            " never opened"
+        )
+    return read_tensors(folder, MODEL)
+
+
+def check_config(value: Any, *, where: Path, depth: int = 0, most: int = _MAX_NUMBER) -> None:
     """Refuses settings, at whatever depth, that fetch or run something, or ask for absurd sizes."""
     if depth > _MAX_DEPTH:
         raise UserError(f"{where} is nested deeper than {_MAX_DEPTH}; use another network")
@@ -213,7 +222,7 @@ def _check_config(value: Any, *, where: Path, depth: int = 0, most: int = _MAX_N
                     f"{where} names what is not in it ({name}); use a network that holds all of it"
                 )
             size = min(most, _MAX_SIDE) if name.endswith("image_size") else most
-            _check_config(value[name], where=where, depth=depth + 1, most=size)
+            check_config(value[name], where=where, depth=depth + 1, most=size)
     if isinstance(value, list):
         for part in value:
-            _check_config(part, where=where, depth=depth + 1, most=most)
+            check_config(part, where=where, depth=depth + 1, most=most)

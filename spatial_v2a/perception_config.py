@@ -37,10 +37,12 @@ def _check_patches(settings: "DinoSettings | DepthSettings") -> None:
 
 
 class DinoSettings(StrictConfig):
-    """DINOv2 with registers; `source` None means the compact weights of the checkpoint folder.
+    """DINOv2 with registers, or another ViT; `source` None means the compact weights of the
+    checkpoint folder.
 
     Attributes:
-        source: hub id of published safetensors, or None.
+        source: hub id of published safetensors, or None. A DINOv2 with registers by transformers,
+            or any vision transformer by timm, as timm/vit_small_patch14_reg4_dinov2.lvd142m.
         image_height, image_width: input in pixels, multiples of `patch_size`.
         hidden_size: feature width (384 for ViT-S); must agree with `source` when that is set.
         num_layers, num_heads, num_registers: shape of the compact encoder, unused with `source`.

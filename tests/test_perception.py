@@ -1,10 +1,12 @@
 """Frozen perception: the published architectures at tiny size, step by step equals at once."""
 
+import json
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -28,7 +30,7 @@ from spatial_v2a.conditioning.weights import WEIGHTS_NAME, write_weights
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, import_ultralytics
 from spatial_v2a.config import load_config
 from spatial_v2a.errors import UserError
-from spatial_v2a.perception_config import PerceptionConfig
+from spatial_v2a.perception_config import DinoSettings, PerceptionConfig
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +198,58 @@ def test_published_layouts_load_through_transformers(
     assert 0 <= float(grid.min()) and float(grid.max()) <= 1
     with pytest.raises(UserError, match="hidden_size"):
         load_dino(dino.model_copy(update={"hidden_size": 20}), tmp_path / "dino")
+
+
+@pytest.fixture
+def timm_folder(tmp_path: Path) -> Path:
+    """A tiny vision transformer with random weights, as timm's repositories on the hub are."""
+    vit = timm.create_model("test_vit", pretrained=False, num_classes=0)
+    described = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.25, 0.5]}
+    data = {"architecture": "test_vit", "num_classes": 0, "pretrained_cfg": described}
+    (tmp_path / "config.json").write_text(json.dumps(data))
+    save_file(vit.state_dict(), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    return tmp_path
+
+
+VIT = DinoSettings(image_height=64, image_width=96, patch_size=16, hidden_size=64, num_heads=4)
+
+
+def test_vision_transformers_of_timm_load(timm_folder: Path) -> None:
+    """The features are the library's own, for a picture normalised as the network was trained."""
+    frame_BHWC = torch.randint(0, 256, (1, 64, 96, 3), dtype=torch.uint8)
+    encoder = DinoEncoder(VIT, load_dino(VIT, timm_folder))
+    vit = encoder.model.vit
+    x_BCHW = frame_BHWC.permute(0, 3, 1, 2) / 255.0 - 0.5
+    x_BCHW = x_BCHW / torch.tensor([0.5, 0.25, 0.5]).view(3, 1, 1)
+    expected_BND = vit.forward_features(x_BCHW)[:, vit.num_prefix_tokens :]
+    assert expected_BND.shape == (1, 4 * 6, 64)
+    torch.testing.assert_close(encoder.encode(frame_BHWC), expected_BND)
+    encoder.optimize()
+    torch.testing.assert_close(encoder.encode(frame_BHWC), expected_BND, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"architecture": "hf-hub:timm/test_vit"}, "use a vision transformer"),
+        ({"architecture": ["test_vit"]}, "use a vision transformer"),
+        ({"architecture": "resnet18"}, "use a vision transformer"),
+        ({"pretrained_cfg": {"mean": [0.5], "std": [0.5]}}, "no mean and std"),
+        ({"pretrained_cfg": None}, "no mean and std"),
+        ({"architecture": "vit_small_patch16_224"}, "larger than its weights|is missing"),
+        ({"architecture": "test_vit3"}, "larger than its weights|is missing|shape|unknown"),
+        ({"num_classes": 2**20}, "larger than its weights"),
+        ({"num_classes": "all"}, "make no network"),
+        ({"num_classes": 2**21}, "no size is"),
+    ],
+)
+def test_what_is_no_vision_transformer_of_timm_is_refused(
+    timm_folder: Path, change: dict, reason: str
+) -> None:
+    path = timm_folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(UserError, match=reason):
+        load_dino(VIT, timm_folder)
 
 
 def test_published_weights_that_do_not_fit_are_named(
