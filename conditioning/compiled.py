@@ -206,6 +206,9 @@ class OpenVinoGraph:
         """The network's outputs, in memory that the next call overwrites."""
         check_not_forked()
         for index, (given, bound) in enumerate(zip(inputs, self._inputs, strict=True)):
+            if given is bound:
+                # A state is written in place: most inputs are those of the last call.
+                continue
             tensor = given.contiguous()
             if bound is None or tensor.data_ptr() != bound.data_ptr():
                 self._inputs[index] = tensor
