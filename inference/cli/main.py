@@ -1,7 +1,6 @@
 """Command line `spatial-v2a`: dub, tracks, live, evaluate, inspect, detectors, sounds, marks."""
 
 import atexit
-import ctypes
 import logging
 import os
 import signal
@@ -11,6 +10,7 @@ from typing import NoReturn
 
 from spatial_v2a.conditioning.console import build_command, new_app, run_app
 from spatial_v2a.inference.cli.options import keep_command_line
+from spatial_v2a.processes import keep_memory_flat
 
 app = new_app(help="Sound for silent video: stereo that follows the source.")
 
@@ -128,20 +128,6 @@ def end_at_once(code: int) -> NoReturn:
             sys.exit(code)
         os._exit(code)
     sys.exit(code)
-
-
-def keep_memory_flat() -> None:
-    """One arena for all threads, where glibc allocates.
-
-    With an arena a thread, what one thread allocates and another frees leaves holes: about 4 MB
-    more with every video opened. Must come before the first thread.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if set_option is not None:
-        set_option(_M_ARENA_MAX, 1)
-
-
-_M_ARENA_MAX = -8  # malloc.h
 
 
 def run(arguments: list[str]) -> int:

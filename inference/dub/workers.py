@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from spatial_v2a.processes import end_with_parent
+from spatial_v2a.processes import end_with_parent, keep_memory_flat
 
 _LOGGER = logging.getLogger("spatial_v2a")
 # From the first polite signal to the last one.
@@ -146,8 +146,6 @@ def _serve(connection: Connection) -> None:
 
 def _be_like_the_command(level: int) -> None:
     """Remarks as in the parent, and memory that does not grow with every video."""
-    from spatial_v2a.inference.cli.main import keep_memory_flat
-
     keep_memory_flat()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     _LOGGER.setLevel(level)
