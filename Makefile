@@ -33,6 +33,7 @@ $(STAMP): pyproject.toml requirements.lock training/stage/fetch_openal.sh
 	sh .ci/make_venv $(VENV) $(UV_VERSION)
 	$(VENV)/bin/uv pip install --python $(PYTHON) --no-deps --compile-bytecode -r requirements.lock
 	$(VENV)/bin/uv pip install --python $(PYTHON) --no-deps --no-build-isolation -e .
+	$(PYTHON) -m compileall -q spatial_v2a conditioning training inference configs
 	mkdir -p $(YOLO_CONFIG_DIR)
 	sh training/stage/fetch_openal.sh $(PYTHON) $(OPENAL)
 # Without network everything else works: it says in one line how to get the weights later.
