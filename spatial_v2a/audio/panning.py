@@ -8,11 +8,14 @@ Legend: L samples, C audio channels (left, right), T ticks, O odd dimensions of 
 Sign: azimuth and level difference are POSITIVE TO THE LEFT (left louder than right).
 """
 
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
-from spatial_v2a.sampler_config import SamplerConfig
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from spatial_v2a.sampler_config import SamplerConfig
 
 # Level difference left minus right of a source at a fixed distance, measured on the game engine
 # (ViZDoom 1.3.2, OpenAL Soft); it mirrors exactly, and a source behind is panned like one in front.
@@ -91,7 +94,7 @@ LARGEST_RMS = 2.5
 NEWTON_STEPS = 10
 
 
-def widened(odd: Tensor, config: SamplerConfig) -> Tensor:
+def widened(odd: "Tensor", config: "SamplerConfig") -> "Tensor":
     """Normalised odd dimensions [..., O] as they are decoded: times gain + curve r^2, r their RMS.
 
     Mirroring commutes with it: the gain is the same for both signs.
@@ -99,8 +102,11 @@ def widened(odd: Tensor, config: SamplerConfig) -> Tensor:
     return odd * _gain(_rms(odd), config)
 
 
-def narrowed(odd: Tensor, config: SamplerConfig) -> Tensor:
+def narrowed(odd: "Tensor", config: "SamplerConfig") -> "Tensor":
     """The inverse of `widened`; all 0 where `pan_gain` and `pan_curve` left nothing."""
+    # Who only pans need not wait for it: commands refuse mistakes before it is loaded.
+    import torch
+
     wide = _rms(odd)
     # The RMS that widened to `wide` is the root of an increasing function: Newton from above.
     rms = wide / max(config.pan_gain, 1e-6)
@@ -117,9 +123,9 @@ def narrowed(odd: Tensor, config: SamplerConfig) -> Tensor:
     return torch.where(gain > 0, odd / gain.clamp_min(1e-6), 0.0)
 
 
-def _rms(odd: Tensor) -> Tensor:
+def _rms(odd: "Tensor") -> "Tensor":
     return odd.square().mean(-1, keepdim=True).sqrt()
 
 
-def _gain(rms: Tensor, config: SamplerConfig) -> Tensor:
+def _gain(rms: "Tensor", config: "SamplerConfig") -> "Tensor":
     return config.pan_gain + config.pan_curve * rms.clamp_max(LARGEST_RMS).square()
