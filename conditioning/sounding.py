@@ -313,7 +313,7 @@ class Sounding:
             if index is None or is_at_rest or is_screen or _is_rider(box, concept, ridden):
                 result.silent.append(box)
                 continue
-            depth_m = _depth_m(box, concept, fov_deg=fov_deg, aspect=self._aspect)
+            depth_m = depth_of_box(box, concept, fov_deg=fov_deg, aspect=self._aspect)
             near = None if depth_m is None else float(nearness(depth_m))
             gain_db = 0.0 if depth_m is None else _gain_db(depth_m, concept)
             result.heard.append(replace(box, class_index=index, nearness=near, gain_db=gain_db))
@@ -372,7 +372,7 @@ def _is_rider(box: Box, concept: Concept, ridden: Sequence[Box]) -> bool:
     )
 
 
-def _depth_m(box: Box, concept: Concept, *, fov_deg: float, aspect: float) -> float | None:
+def depth_of_box(box: Box, concept: Concept, *, fov_deg: float, aspect: float) -> float | None:
     """Distance of a thing of its usual height, from the height of its box; None without one."""
     if concept.height_m == 0:
         return None

@@ -60,6 +60,7 @@ def _row(
     return Concept(name, sound, height_m, level_db, rest, clock, words, variants)
 
 
+# A trained generator counts on the order: append, never reorder or remove.
 # fmt: off
 CONCEPTS: tuple[Concept, ...] = (
     # On foot.

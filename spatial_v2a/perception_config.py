@@ -2,9 +2,10 @@
 
 from typing import Annotated, Literal, Self
 
+import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from spatial_v2a.concepts import CLASS_NAMES
+from spatial_v2a.concepts import CLASS_NAMES, CONCEPTS, find_concept, sound_index
 from spatial_v2a.models.conditioner import PerceptionShapes
 from spatial_v2a.strict import Count, Pixels, Share, StrictConfig, Width, check_heads
 
@@ -192,6 +193,7 @@ class PerceptionConfig(StrictConfig):
         dino, depth: encoders of patches and depth.
         detector, rtdetr: the two detectors, YOLO11 and RT-DETR.
         boxes_from: which of them finds the boxes.
+        sounds: what the generator's classes are: those of the Stage, or the concepts of the bank.
         max_boxes: box slots of the features.
         default_fov_deg: horizontal field of view where none is told, degrees.
         persistence_s: how long at most an object is still shown to the model after its box
@@ -206,6 +208,7 @@ class PerceptionConfig(StrictConfig):
     detector: DetectorSettings = DetectorSettings()
     rtdetr: RtDetrSettings = RtDetrSettings()
     boxes_from: DetectorName = "yolo"
+    sounds: Literal["stage", "concepts"] = "stage"
     max_boxes: int = Field(default=8, ge=1, le=64)
     default_fov_deg: float = Field(default=90.0, ge=1, le=175)
     persistence_s: float = Field(default=1.0, ge=0, le=10, serialization_alias="hold_s")
@@ -220,6 +223,21 @@ class PerceptionConfig(StrictConfig):
     def num_classes(self) -> int:
         """Size of the class vocabulary."""
         return VOCABULARY_SIZES[self.boxes.vocabulary]
+
+    @property
+    def concept_classes(self) -> np.ndarray:
+        """The generator's class of every concept, int64; -1 where it knows no sound for it."""
+        if self.sounds == "concepts":
+            return np.arange(len(CONCEPTS))
+        indices = [sound_index(concept) for concept in CONCEPTS]
+        return np.array([-1 if index is None else index for index in indices])
+
+    @property
+    def stage_classes(self) -> np.ndarray:
+        """The generator's class of every class of the Stage, int64."""
+        if self.sounds == "stage":
+            return np.arange(self.num_classes)
+        return np.array([CONCEPTS.index(find_concept(name)) for name in CLASS_NAMES])
 
     @property
     def max_image_width(self) -> int:
@@ -237,5 +255,5 @@ class PerceptionConfig(StrictConfig):
             dino_dim=self.dino.hidden_size,
             depth_grid=self.depth.grid,
             max_boxes=self.max_boxes,
-            num_classes=self.num_classes,
+            num_classes=len(CONCEPTS) if self.sounds == "concepts" else self.num_classes,
         )

@@ -58,6 +58,8 @@ class VaeTraining(StageTraining):
         adversarial_weight: weight of the hinge loss against a discriminator. 0: none is built.
         feature_matching_weight: weight of the distance of the discriminator's hidden outputs.
         adversarial_after: steps in which the discriminator learns alone.
+        bank_share: share of the crops that are sounds of the concept bank and mixtures of them;
+            all of them where no recordings are given.
     """
 
     steps: Long = 4000
@@ -72,6 +74,7 @@ class VaeTraining(StageTraining):
     adversarial_weight: float = Field(default=0.0, ge=0)
     feature_matching_weight: float = Field(default=0.1, ge=0)
     adversarial_after: int = Field(default=200, ge=0, le=10**9)
+    bank_share: Share = 0.0
 
 
 class GeneratorTraining(StageTraining):
@@ -90,6 +93,10 @@ class GeneratorTraining(StageTraining):
             somewhere in their middle, so that an object which is found late sounds all the same.
         lost_box_share: share of the rows, of those that are left, whose boxes go while the sound
             stays, so that an object which is lost or has left is remembered.
+        tracks_share: share of the rows that come from simulated tracks (`training/tracks`); all of
+            them where no recordings are given.
+        num_tracks, fresh_tracks: simulated clips to draw from, and how many of them are replaced
+            every step.
     """
 
     steps: Long = 6000
@@ -103,6 +110,9 @@ class GeneratorTraining(StageTraining):
     scene_cut_share: Share = 0.5
     late_box_share: Share = 0.2
     lost_box_share: Share = 0.2
+    tracks_share: Share = 0.0
+    num_tracks: Count = 600
+    fresh_tracks: float = Field(default=1.0, ge=0, le=1000)
 
 
 class DiffusionTraining(GeneratorTraining):

@@ -14,7 +14,11 @@ app = new_app(help="Record, prepare and train: what the models of spatial-v2a ar
 
 ConfigName = Annotated[str, typer.Option(help="Preset name or YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override, section.key=value.")]
-DataDirs = Annotated[list[Path], typer.Option(help="Folder of shards; repeatable.")]
+DataDirs = Annotated[list[Path] | None, typer.Option(help="Folder of shards; repeatable.")]
+SoundsDir = Annotated[
+    Path | None,
+    typer.Option(help="Your own recordings, a folder a concept, in place of the bank's."),
+]
 ValDirs = Annotated[list[Path] | None, typer.Option(help="Validation shards; repeatable.")]
 OutDir = Annotated[Path, typer.Option(help="Run folder; the same command resumes it.")]
 InitDir = Annotated[Path | None, typer.Option(help="Checkpoint to start from.")]
@@ -24,8 +28,9 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print config and sizes,
 
 @app.command()
 def vae(
-    data: DataDirs,
     out: OutDir,
+    data: DataDirs = None,
+    sounds: SoundsDir = None,
     config: ConfigName = "stage",
     val: ValDirs = None,
     init: InitDir = None,
@@ -33,21 +38,23 @@ def vae(
     threads: Threads = 0,
     dry_run: DryRun = False,
 ) -> None:
-    """Trains the stereo autoencoder on the audio of the clips."""
+    """Trains the stereo autoencoder on the audio of the clips and of the bank."""
     from spatial_v2a.training.run import prepare_run, report
+    from spatial_v2a.training.sounds.folder import open_bank
     from spatial_v2a.training.vae import train_vae
 
     resolved = prepare_run(
         config,
         overrides,
         out,
-        data=[*data, *(val or [])],
+        data=[*(data or []), *(val or [])],
         init=init,
         threads=threads,
         dry_run=dry_run,
     )
     if resolved is not None:
-        report(train_vae(resolved, data, val or [], out, init=init), out)
+        bank = open_bank(sounds)
+        report(train_vae(resolved, data or [], val or [], out, init=init, bank=bank), out)
 
 
 StoreDir = Annotated[Path | None, typer.Option(help="Feature store with detected features.")]
@@ -61,9 +68,10 @@ TeacherDir = Annotated[
 
 @app.command()
 def diffusion(
-    data: DataDirs,
     out: OutDir,
     init: StartDir,
+    data: DataDirs = None,
+    sounds: SoundsDir = None,
     config: ConfigName = "stage",
     val: ValDirs = None,
     store: StoreDir = None,
@@ -84,15 +92,17 @@ def diffusion(
         store,
         threads,
         dry_run,
+        sounds=sounds,
         teacher=teacher,
     )
 
 
 @app.command()
 def consistency(
-    data: DataDirs,
     out: OutDir,
     init: StartDir,
+    data: DataDirs = None,
+    sounds: SoundsDir = None,
     config: ConfigName = "stage",
     val: ValDirs = None,
     store: StoreDir = None,
@@ -101,14 +111,26 @@ def consistency(
     dry_run: DryRun = False,
 ) -> None:
     """Tunes backbone and head for one to four evaluations per tick (ECT)."""
-    _generator("consistency", config, overrides, data, val, out, init, store, threads, dry_run)
+    _generator(
+        "consistency",
+        config,
+        overrides,
+        data,
+        val,
+        out,
+        init,
+        store,
+        threads,
+        dry_run,
+        sounds=sounds,
+    )
 
 
 def _generator(
     stage: str,
     config: str,
     overrides: list[str] | None,
-    data: list[Path],
+    data: list[Path] | None,
     val: list[Path] | None,
     out: Path,
     init: Path,
@@ -116,16 +138,18 @@ def _generator(
     threads: int,
     dry_run: bool,
     *,
+    sounds: Path | None,
     teacher: Path | None = None,
 ) -> None:
     from spatial_v2a.training.generator import train_generator
     from spatial_v2a.training.run import prepare_run, report
+    from spatial_v2a.training.sounds.folder import open_bank
 
     resolved = prepare_run(
         config,
         overrides,
         out,
-        data=[*data, *(val or [])],
+        data=[*(data or []), *(val or [])],
         init=init,
         threads=threads,
         dry_run=dry_run,
@@ -134,12 +158,13 @@ def _generator(
         figures = train_generator(
             resolved,
             stage,
-            data,
+            data or [],
             val or [],
             out,
             init=init,
             store_dir=store,
             teacher=teacher,
+            bank=open_bank(sounds),
         )
         report(figures, out)
 
@@ -150,9 +175,11 @@ def _register_commands() -> None:
     from spatial_v2a.training.extract_command import extract_features
     from spatial_v2a.training.perception_command import perception
     from spatial_v2a.training.stage.command import record
+    from spatial_v2a.training.tracks.command import tracks
 
     for name, function in {
         "record": record,
+        "tracks": tracks,
         "perception": perception,
         "extract": extract_features,
         "classifier": classifier,

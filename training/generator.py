@@ -9,6 +9,8 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn import functional
 
+from spatial_v2a.class_names import CLASS_NAMES
+from spatial_v2a.concepts import CONCEPTS, sound_index
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
@@ -21,12 +23,17 @@ from spatial_v2a.training.generator_metrics import validation_metrics
 from spatial_v2a.training.loop import Losses, Task, train
 from spatial_v2a.training.objectives import consistency_loss, diffusion_loss
 from spatial_v2a.training.shards import ShardIndex
+from spatial_v2a.training.sounds.bank import Bank, ProceduralBank
+from spatial_v2a.training.tracks.pool import TrackClips
+from spatial_v2a.training.tracks.simulate import SimulatedTracks
 from spatial_v2a.training_config import ConsistencyTraining, DiffusionTraining
 
 # Layers whose last inputs are the waves of a box's proportions (`conditioner.shape_octaves`).
 BOX_INPUT_WEIGHTS = tuple(
     f"conditioner.{layer}.weight" for layer in ("box_in.0", "box_gate", "box_direct")
 )
+
+CLASS_WEIGHTS = "conditioner.class_embedding.weight"
 
 
 def unpack(batch: dict[str, Tensor]) -> tuple[FrameFeatures, Tensor]:
@@ -126,6 +133,13 @@ def warm_start(generator: Generator, weights: dict[str, Tensor], *, option: str 
         # From no waves to all of them: other changes would give old columns another meaning.
         if num_new == generator.config.conditioner.num_waves:
             grown[name] = functional.pad(weights[name], (0, num_new))
+    classes, own_classes = weights[CLASS_WEIGHTS], own[CLASS_WEIGHTS]
+    if (len(classes), len(own_classes)) == (len(CLASS_NAMES), len(CONCEPTS)):
+        # From the Stage's classes to the bank's concepts: each begins as the sound it had.
+        grown[CLASS_WEIGHTS] = own_classes.clone()
+        for row, concept in enumerate(CONCEPTS):
+            if (before := sound_index(concept)) is not None:
+                grown[CLASS_WEIGHTS][row] = classes[before]
     odd = [k for k in own.keys() | grown.keys() if k not in own or k not in grown]
     odd += [k for k in own.keys() & grown.keys() if own[k].shape != grown[k].shape]
     if odd:
@@ -165,13 +179,14 @@ def train_generator(
     store_dir: Path | None,
     latents: Path | None = None,
     teacher: Path | None = None,
+    bank: Bank | None = None,
 ) -> dict[str, float]:
     """Runs one stage and leaves `run_dir/checkpoint`.
 
     Args:
         config: the model; `training.diffusion` or `training.consistency` is used.
         stage: 'diffusion' or 'consistency'.
-        data, val: folders of shards.
+        data, val: folders of shards; without data all clips are simulated.
         run_dir: states, logs and the checkpoint.
         init: checkpoint with a trained autoencoder (and generator, for a warm start).
         store_dir: feature store with detected features; None trains on given geometry.
@@ -192,8 +207,14 @@ def train_generator(
         warm_start(model.generator, source.generator.state_dict())
     model.folder = source.folder
     store = FeatureStore(store_dir) if store_dir else None
+    simulated = None
+    if section.tracks_share:
+        tracks = SimulatedTracks(bank or ProceduralBank(), config.perception, seed=section.seed)
+        simulated = TrackClips(
+            tracks, model, num_clips=section.num_tracks, fresh=section.fresh_tracks
+        ).draw
     dataset = GeneratorData(
-        ShardIndex(data),
+        ShardIndex(data) if data else None,
         model,
         cache=latents or run_dir / "latents.npz",
         store=store,
@@ -203,11 +224,13 @@ def train_generator(
         scene_cut_share=section.scene_cut_share,
         late_box_share=section.late_box_share,
         lost_box_share=section.lost_box_share,
+        simulated=simulated,
+        simulated_share=section.tracks_share,
     )
 
     def make_batch(step: int, process_index: int) -> dict[str, Tensor]:
         rng = step_rng(section.seed, step, process_index)
-        return dataset.batch(rng, section.batch_size, section.crop_ticks)
+        return dataset.batch(rng, section.batch_size, section.crop_ticks, step=step)
 
     def export(averaged: nn.Module, step: int) -> None:
         del step

@@ -9,7 +9,7 @@ Legend: B sequences, T ticks, D latent width.
 
 import hashlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -141,7 +141,7 @@ class GeneratorData:
     """All clips of some shard folders.
 
     Args:
-        index: the clips.
+        index: the clips; None where all are simulated.
         model: its autoencoder makes the latents, its config says what perception looks like.
         cache: file that keeps the latents; how far the pictures slid is kept beside it.
         store: feature store with detected features, or None for given geometry only.
@@ -151,11 +151,17 @@ class GeneratorData:
         scene_cut_share: share of the rows in which one clip is cut to another.
         late_box_share: share of the rows that are silent and without boxes until some box is seen.
         lost_box_share: share of the rows whose boxes go while the sound stays.
+        simulated: gives a simulated clip (`training/tracks`) from a generator's state and a step;
+            None where all come from the shards.
+        simulated_share: share of the rows that it gives; all of them where there are no shards.
+
+    Raises:
+        UserError: neither shards nor simulated clips, or the store has no clip of the shards.
     """
 
     def __init__(
         self,
-        index: ShardIndex,
+        index: ShardIndex | None,
         model: SpatialV2A,
         *,
         cache: Path,
@@ -166,7 +172,15 @@ class GeneratorData:
         scene_cut_share: float = 0.0,
         late_box_share: float = 0.0,
         lost_box_share: float = 0.0,
+        simulated: Callable[[np.random.Generator, int], TrainingClip] | None = None,
+        simulated_share: float = 0.0,
     ) -> None:
+        if index is None and simulated is None:
+            raise UserError(
+                "nothing to train on; give --data, or set training.diffusion.tracks_share"
+            )
+        self._simulated = simulated
+        self._simulated_share = 1.0 if index is None else simulated_share
         self.clip_start_share = clip_start_share
         self.scene_cut_share = scene_cut_share
         self.late_box_share = late_box_share
@@ -175,16 +189,23 @@ class GeneratorData:
         self.detected_share = detected_share
         self.grid_width = model.config.perception.shapes.grid_width
         self.num_odd_latents = model.config.autoencoder.num_odd_latents
+        self.silence_D = silent_latent(model)
+        self.clips: list[TrainingClip] = []
+        self.seen: list[TrainingClip] = []
+        if index is None:
+            return
         latents = encode_clips(model, index, cache)
         slides = read_slides(index, cache.with_name(SLIDES_NAME))
-        self.silence_D = silent_latent(model)
-        self.clips = []
+        classes = torch.from_numpy(model.config.perception.stage_classes)
         for key in track(index.keys, description="reading geometry"):
             distance_T = (latents[key].float() - self.silence_D).square().mean(-1).sqrt()
             silent_T = distance_T < SILENT_DISTANCE
             knows_boxes = bool(index.meta(key)["sources"]) or bool(silent_T.all())
             given = _given_views(index, key, model, num_given_views, slides[key])
+            given = (replace(each, class_BTK=classes[each.class_BTK.long()]) for each in given)
             detected = store.load(key) if store and store.has(key) else None
+            if detected is not None:
+                detected = replace(detected, class_BTK=classes[detected.class_BTK.long()])
             self.clips.append(
                 TrainingClip(
                     latents_TD=latents[key],
@@ -202,13 +223,17 @@ class GeneratorData:
             )
 
     def batch(
-        self, rng: np.random.Generator, batch_size: int, crop_ticks: int
+        self, rng: np.random.Generator, batch_size: int, crop_ticks: int, *, step: int = 0
     ) -> dict[str, Tensor]:
         """Random crops as a flat dictionary: every field of FrameFeatures, and what is heard.
 
+        `step` says which simulated clips there are.
+
         `latents_BTD` is that, `is_timed_B` says where the picture tells the moments of it.
         """
-        rows, is_timed = zip(*(self._row(rng, crop_ticks) for _ in range(batch_size)), strict=True)
+        rows, is_timed = zip(
+            *(self._row(rng, crop_ticks, step) for _ in range(batch_size)), strict=True
+        )
         batch = {
             name: torch.cat([vars(features)[name] for features, _ in rows])
             for name in vars(rows[0][0])
@@ -217,9 +242,9 @@ class GeneratorData:
         batch["is_timed_B"] = torch.tensor(is_timed)
         return {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
 
-    def _row(self, rng: np.random.Generator, crop_ticks: int) -> tuple[Row, bool]:
+    def _row(self, rng: np.random.Generator, crop_ticks: int, step: int) -> tuple[Row, bool]:
         """A crop, or one whose object is found late or lost, or the beginnings of two."""
-        first, is_timed = self._crop(rng, crop_ticks)
+        first, is_timed = self._crop(rng, crop_ticks, step)
         if self.late_box_share > 0 and rng.random() < self.late_box_share:
             return begin_late(first, self.silence_D, rng), is_timed
         if self.lost_box_share > 0 and rng.random() < self.lost_box_share:
@@ -227,14 +252,18 @@ class GeneratorData:
         if self.scene_cut_share == 0 or rng.random() >= self.scene_cut_share:
             return first, is_timed
         cut = int(rng.integers(crop_ticks // 4, 3 * crop_ticks // 4 + 1))
-        second, is_second_timed = self._crop(rng, crop_ticks)
+        second, is_second_timed = self._crop(rng, crop_ticks, step)
         return join_scenes(first, second, cut), is_timed and is_second_timed
 
-    def _crop(self, rng: np.random.Generator, crop_ticks: int) -> tuple[Row, bool]:
+    def _crop(self, rng: np.random.Generator, crop_ticks: int, step: int) -> tuple[Row, bool]:
         """Some ticks of a clip, and whether its picture tells the moments of its sound."""
-        is_detected = bool(self.seen) and rng.random() < self.detected_share
-        pool = self.seen if is_detected else self.clips
-        clip = pool[rng.integers(len(pool))]
+        is_detected = False
+        if self._simulated is not None and rng.random() < self._simulated_share:
+            clip = self._simulated(rng, step)
+        else:
+            is_detected = bool(self.seen) and rng.random() < self.detected_share
+            pool = self.seen if is_detected else self.clips
+            clip = pool[rng.integers(len(pool))]
         view = clip.detected if is_detected else clip.given[rng.integers(len(clip.given))]
         num_ticks = len(clip.latents_TD)
         if num_ticks < crop_ticks:

@@ -11,10 +11,12 @@ from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.autoencoder import StereoAutoencoder
 from spatial_v2a.timing import Timing
-from spatial_v2a.training.audio_data import AudioCrops, step_rng
+from spatial_v2a.training.audio_data import AudioCrops, read_sound, step_rng
 from spatial_v2a.training.discriminator import SpectrogramDiscriminator, adversarial_losses
 from spatial_v2a.training.loop import Losses, Task, train
 from spatial_v2a.training.shards import ShardIndex
+from spatial_v2a.training.sounds.bank import Bank, ProceduralBank
+from spatial_v2a.training.sounds.crops import BankCrops, MixedCrops, held_out_mixtures
 from spatial_v2a.training.spectral_loss import BandLevel, LevelDifference, MultiResolutionStft
 from spatial_v2a.training.vae_metrics import latent_statistics, reconstruction_metrics
 from spatial_v2a.training_config import VaeTraining
@@ -100,26 +102,38 @@ class VaeObjective(nn.Module):
 
 
 def train_vae(
-    config: Config, data: list[Path], val: list[Path], run_dir: Path, *, init: Path | None
+    config: Config,
+    data: list[Path],
+    val: list[Path],
+    run_dir: Path,
+    *,
+    init: Path | None,
+    bank: Bank | None = None,
 ) -> dict[str, float]:
     """Runs the stage and leaves `run_dir/checkpoint`, with validation figures when `val` is given.
 
     Args:
         config: the model and its training section `training.vae`.
-        data, val: folders of shards.
+        data, val: folders of shards; without data all crops come from the bank.
         run_dir: states, logs and the checkpoint.
         init: checkpoint to start the weights from.
+        bank: its sounds make `training.vae.bank_share` of the crops; None is the procedural one.
     """
     section = config.training.vae
+    bank = bank or ProceduralBank()
     if section.freeze_encoder and init is None:
         raise UserError("freeze_encoder keeps an encoder that --init must name; give --init FOLDER")
     set_seed(section.seed)
     model = SpatialV2A.from_pretrained(init) if init else SpatialV2A(config)
-    crops = AudioCrops(ShardIndex(data), config.timing)
+    crops = MixedCrops(
+        AudioCrops(ShardIndex(data), config.timing) if data else None,
+        BankCrops(bank, config.timing, seed=section.seed) if section.bank_share else None,
+        bank_share=section.bank_share,
+    )
 
     def make_batch(step: int, process_index: int) -> dict[str, Tensor]:
         rng = step_rng(section.seed, step, process_index)
-        return {"audio": crops.batch(rng, section.batch_size, section.crop_ticks)}
+        return {"audio": crops.batch(rng, section.batch_size, section.crop_ticks, step=step)}
 
     def export(averaged: nn.Module, step: int) -> None:
         del step
@@ -143,5 +157,11 @@ def train_vae(
     )
     losses = train(task, run_dir)
     if val:
-        losses |= reconstruction_metrics(model.autoencoder, ShardIndex(val), config.timing)
+        index = ShardIndex(val)
+        recorded = (read_sound(index, key) for key in index.keys)
+        losses |= reconstruction_metrics(model.autoencoder, recorded, config.timing)
+    if section.bank_share:
+        mixtures = held_out_mixtures(bank, config.timing)
+        figures = reconstruction_metrics(model.autoencoder, mixtures, config.timing)
+        losses |= {f"bank_{name}": value for name, value in figures.items()}
     return losses

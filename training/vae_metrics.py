@@ -1,15 +1,18 @@
 """Figures of the autoencoder: latent statistics, and reconstruction on validation audio."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torchaudio
+from numpy.typing import NDArray
 from torch import Tensor
 
 from spatial_v2a.models.autoencoder import StereoAutoencoder
 from spatial_v2a.timing import Timing
-from spatial_v2a.training.audio_data import AudioCrops, read_sound, step_rng
-from spatial_v2a.training.shards import ShardIndex
+from spatial_v2a.training.audio_data import step_rng
+from spatial_v2a.training.sounds.crops import MixedCrops
 from spatial_v2a.training.spectral_loss import LevelDifference, MultiResolutionStft
 
 STD_FLOOR = 0.1  # of the root mean square over dimensions: unused dimensions stay small
@@ -25,7 +28,7 @@ class LatentStatistics(NamedTuple):
 
 @torch.no_grad()
 def latent_statistics(
-    autoencoder: StereoAutoencoder, crops: AudioCrops, *, num_crops: int = 256, ticks: int = 30
+    autoencoder: StereoAutoencoder, crops: MixedCrops, *, num_crops: int = 256, ticks: int = 30
 ) -> LatentStatistics:
     """Statistics over random crops; odd dimensions have mean zero by symmetry.
 
@@ -45,9 +48,9 @@ def latent_statistics(
 
 @torch.no_grad()
 def reconstruction_metrics(
-    autoencoder: StereoAutoencoder, index: ShardIndex, timing: Timing
+    autoencoder: StereoAutoencoder, sounds: Iterable[NDArray[np.int16]], timing: Timing
 ) -> dict[str, float]:
-    """Distances between validation audio and its reconstruction through posterior means.
+    """Distances between sounds, int16 [L, 2], and their reconstruction through posterior means.
 
     Returns:
         mrstft; si_sdr_db; log_mel (mean absolute, nepers); level_difference_error_db (per band
@@ -62,8 +65,7 @@ def reconstruction_metrics(
     )
     rows: list[dict[str, float]] = []
     side = torch.zeros(2)
-    for key in index.keys:
-        audio = read_sound(index, key)
+    for audio in sounds:
         target_BCL = torch.from_numpy(audio).float().div(32768).T.unsqueeze(0)
         if target_BCL.square().mean().sqrt() < AUDIBLE_RMS:
             continue

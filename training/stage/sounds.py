@@ -19,7 +19,10 @@ Loop = NDArray[np.float64]
 
 
 class Canvas:
-    """A periodic stretch of sound with a random stream of its own."""
+    """A periodic stretch of sound with a random stream of its own.
+
+    `starts` holds where its events begin, seconds and gain.
+    """
 
     def __init__(self, name: str, duration_s: float) -> None:
         self.rng = np.random.default_rng(zlib.crc32(name.encode()))
@@ -27,6 +30,7 @@ class Canvas:
         self.duration_s = duration_s
         self.t = np.arange(self.num_samples) / ENGINE_RATE_HZ
         self.loop = np.zeros(self.num_samples)
+        self.starts: list[tuple[float, float]] = []
 
     def noise(self, low_hz: float, high_hz: float, num_samples: int | None = None) -> Loop:
         """Periodic Gaussian noise of RMS 1 in a soft-edged band."""
@@ -41,6 +45,7 @@ class Canvas:
     def event(self, start_s: float, sound: Loop, gain: float = 1.0) -> None:
         """Adds a short sound; what passes the end wraps to the start."""
         start = round(start_s * ENGINE_RATE_HZ)
+        self.starts.append((start / ENGINE_RATE_HZ, gain))
         index = (start + np.arange(sound.size)) % self.num_samples
         np.add.at(self.loop, index, gain * sound)
 
@@ -52,13 +57,15 @@ class Canvas:
         return (y - y.min()) / max(np.ptp(y), 1e-9)
 
 
-def _time(duration_s: float) -> Loop:
-    return np.arange(round(duration_s * ENGINE_RATE_HZ)) / ENGINE_RATE_HZ
+def _time(duration_s: float, rate_hz: int = ENGINE_RATE_HZ) -> Loop:
+    return np.arange(round(duration_s * rate_hz)) / rate_hz
 
 
-def _ring(partials: list[tuple[float, float, float]], duration_s: float) -> Loop:
+def ring(
+    partials: list[tuple[float, float, float]], duration_s: float, *, rate_hz: int = ENGINE_RATE_HZ
+) -> Loop:
     """A struck body: (frequency, gain, decay seconds) partials."""
-    t = _time(duration_s)
+    t = _time(duration_s, rate_hz)
     body = sum(g * np.exp(-t / d) * np.sin(2 * np.pi * f * t) for f, g, d in partials)
     return body * np.minimum(1, t / 0.001)
 
@@ -67,9 +74,11 @@ def _harmonics(phase: Loop, gains: dict[int, float]) -> Loop:
     return sum(g * np.sin(k * phase) for k, g in gains.items())
 
 
-def _formants(f0_hz: Loop, centres: list[Loop | float], width_hz: float) -> Loop:
+def formants(
+    f0_hz: Loop, centres: list[Loop | float], width_hz: float, *, rate_hz: int = ENGINE_RATE_HZ
+) -> Loop:
     """Harmonics of a moving pitch weighted by resonances (centres in hertz)."""
-    phase = 2 * np.pi * np.cumsum(f0_hz) / ENGINE_RATE_HZ
+    phase = 2 * np.pi * np.cumsum(f0_hz) / rate_hz
     y = np.zeros_like(phase)
     for k in range(1, 40):
         f = k * f0_hz
@@ -124,14 +133,14 @@ def _bell(c: Canvas) -> None:
     partials = [(392, 0.7, 0.5), (784, 1.0, 0.35), (941, 0.7, 0.3), (1_176, 0.6, 0.25)]
     partials += [(1_568, 0.7, 0.2), (2_117, 0.5, 0.15), (3_332, 0.3, 0.08)]
     for i in range(6):
-        c.event(0.5 * i, _ring(partials, 1.2))
+        c.event(0.5 * i, ring(partials, 1.2))
 
 
 def _dog(c: Canvas) -> None:
     t = _time(0.17)
     for i in range(8):
         f0 = 420 * np.exp(-t / 0.25) * c.rng.uniform(0.95, 1.05)
-        bark = _formants(f0, [900.0, 1_700.0], 350) + 1.2 * c.noise(500, 2_500, t.size)
+        bark = formants(f0, [900.0, 1_700.0], 350) + 1.2 * c.noise(500, 2_500, t.size)
         start = 0.8 * (i // 2) + 0.26 * (i % 2)
         c.event(start, bark * np.sin(np.pi * (t / t[-1]) ** 0.5) ** 2)
 
@@ -140,7 +149,7 @@ def _crow(c: Canvas) -> None:
     t = _time(0.3)
     for i in range(8):
         f0 = 560 + 90 * np.sin(np.pi * t / t[-1]) + c.rng.uniform(-20, 20)
-        caw = _formants(f0, [1_500.0, 2_600.0], 500)
+        caw = formants(f0, [1_500.0, 2_600.0], 500)
         rough = 0.5 + 0.5 * np.sin(2 * np.pi * 75 * t)
         c.event(0.4 * i, caw * rough * np.sin(np.pi * t / t[-1]) ** 0.6)
 
@@ -152,12 +161,12 @@ def _voice(c: Canvas) -> None:
     order = c.rng.permutation(12) % 6
     position = c.t / c.duration_s * 12
     index, glide = position.astype(int) % 12, np.clip((position % 1 - 0.7) / 0.3, 0, 1)
-    formants = np.array([VOWELS_HZ[v] for v in order], float)
-    now, after = formants[index], formants[(index + 1) % 12]
+    vowels = np.array([VOWELS_HZ[v] for v in order], float)
+    now, after = vowels[index], vowels[(index + 1) % 12]
     centres = now + (after - now) * glide[:, None]
     f0 = np.round(130 * c.duration_s) / c.duration_s + 18 * np.sin(2 * np.pi * c.t * 2 / 3)
     level = 0.35 + 0.65 * np.sin(np.pi * (position % 1)) ** 0.7
-    c.loop += _formants(f0, [centres[:, 0], centres[:, 1]], 110) * level
+    c.loop += formants(f0, [centres[:, 0], centres[:, 1]], 110) * level
 
 
 def _electric(c: Canvas) -> None:
@@ -185,7 +194,7 @@ def _steam(c: Canvas) -> None:
 def _clock(c: Canvas) -> None:
     for i in range(12):
         f = 2_600 if i % 2 else 1_900
-        tick = _ring([(f, 1, 0.012), (f * 1.51, 0.6, 0.008), (f * 2.3, 0.4, 0.005)], 0.1)
+        tick = ring([(f, 1, 0.012), (f * 1.51, 0.6, 0.008), (f * 2.3, 0.4, 0.005)], 0.1)
         c.event(0.25 * i, tick)
 
 
@@ -199,7 +208,7 @@ def _machinery(c: Canvas) -> None:
     c.loop += 0.5 * c.noise(250, 900) * grind
     partials = [(640, 0.6, 0.05), (1_130, 1, 0.06), (1_890, 0.8, 0.05), (3_170, 0.7, 0.03)]
     for i in range(9):
-        c.event(i / 3, _ring(partials, 0.3), 3.0 if i % 3 == 0 else 2.0)
+        c.event(i / 3, ring(partials, 0.3), 3.0 if i % 3 == 0 else 2.0)
 
 
 def _alarm(c: Canvas) -> None:
@@ -219,7 +228,7 @@ def _music_box(c: Canvas) -> None:
     scale = [1_047, 1_175, 1_319, 1_568, 1_760, 2_093, 2_349]
     for i in range(18):
         f = scale[c.rng.integers(len(scale))]
-        c.event(i / 6, _ring([(f, 1, 0.16), (f * 2, 0.3, 0.08), (f * 5.4, 0.1, 0.02)], 0.8))
+        c.event(i / 6, ring([(f, 1, 0.16), (f * 2, 0.3, 0.08), (f * 5.4, 0.1, 0.02)], 0.8))
 
 
 def _saw(c: Canvas) -> None:
