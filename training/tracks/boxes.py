@@ -1,7 +1,7 @@
 """What a detector makes of a simulated scene: boxes by geometry, with a detector's own faults.
 
-Detections go through the same tracker, hold and tokens as those of a real video. Legend: T ticks,
-K boxes.
+Detections go through the same tracker, persistence and tokens as those of a real video.
+Legend: T ticks, K boxes.
 """
 
 from dataclasses import dataclass, replace
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from spatial_v2a.concepts import CONCEPTS
 from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.detections import Detections
-from spatial_v2a.conditioning.hold import BoxHold
+from spatial_v2a.conditioning.persistence import TrackPersistence
 from spatial_v2a.conditioning.sounding import RESTING_S, depth_of_box
 from spatial_v2a.conditioning.tracking import BoxTracker
 from spatial_v2a.features import FrameFeatures
@@ -130,49 +130,59 @@ def seen_features(
     Args:
         world: the scene.
         boxes_of: `true_boxes` of every thing.
-        config: slots, hold, and how sure a detection must be.
+        config: slots, persistence, and how sure a detection must be.
         rng: source of the faults.
         faults: how many.
         class_of: the model's class of every concept; below 0 where it has none.
     """
     num_ticks = len(world.view.heading_deg_T)
-    is_shown = _shown(world, num_ticks, always=rng.random() < faults.rests_seen_share)
-    looks = _looks(world, boxes_of, is_shown, rng, faults)
+    is_silent = _silent(world, num_ticks, never=rng.random() < faults.rests_seen_share)
+    looks = _looks(world, boxes_of, rng, faults)
     has_nearness = rng.random() >= faults.no_nearness_share
     tracker = BoxTracker(new_track_score=min(config.boxes.new_track_score, 0.4))
-    hold, builder = BoxHold(hold_s=config.hold_s), BoxTokenBuilder(max_boxes=config.max_boxes)
-    turns = -np.diff(world.view.heading_deg_T, prepend=world.view.heading_deg_T[:1])
+    persistence = TrackPersistence(persistence_s=config.persistence_s)
+    builder = BoxTokenBuilder(max_boxes=config.max_boxes)
+    turns_deg = np.diff(world.view.heading_deg_T, prepend=world.view.heading_deg_T[:1])
     view = {"fov_deg": world.view.fov_deg}
     tokens = []
     for tick in range(num_ticks):
-        heard = []
+        resting = [
+            boxes[tick] for boxes, is_T in zip(boxes_of, is_silent, strict=True) if is_T[tick]
+        ]
+        heard, silenced = [], []
         for box in tracker.step(looks.get(tick)):
+            known = int(class_of[box.class_index])
+            if known < 0 or any(_is_same(box, other) for other in resting if other is not None):
+                silenced.append(box)
+                continue
             concept = CONCEPTS[box.class_index]
-            far = depth_of_box(box, concept, fov_deg=view["fov_deg"], aspect=world.view.aspect)
-            near = float(nearness(far)) if far is not None and has_nearness else 0.0
-            if class_of[box.class_index] >= 0:
-                heard.append(
-                    replace(box, class_index=int(class_of[box.class_index]), nearness=near)
-                )
-        held = hold.step(heard, turn_deg=-float(turns[tick]), **view)
-        tokens.append(builder.step(held, **view))
+            far_m = depth_of_box(box, concept, aspect=world.view.aspect, **view)
+            near = float(nearness(far_m)) if far_m is not None and has_nearness else 0.0
+            heard.append(replace(box, class_index=known, nearness=near))
+        turn_deg = float(turns_deg[tick])
+        shown = persistence.step(heard, turn_deg=turn_deg, silenced=silenced, **view)
+        tokens.append(builder.step(shown, **view))
     return frame_features(config, tokens=tokens, num_ticks=num_ticks)
 
 
-def _shown(world: World, num_ticks: int, *, always: bool) -> list[NDArray]:
-    """Where a thing's box reaches the model: not once it has rested for a while (`Sounding`)."""
-    shown = []
-    ticks = np.arange(num_ticks)
+def _is_same(box: Box, other: Box) -> bool:
+    """Whether a tracked box is that of a thing: each has its middle in the middle of the other."""
+    dx, dy = abs(box.cx - other.cx), abs(box.cy - other.cy)
+    return dx < 0.4 * min(box.w, other.w) and dy < 0.4 * min(box.h, other.h)
+
+
+def _silent(world: World, num_ticks: int, *, never: bool) -> list[NDArray]:
+    """Where a thing has rested for a while: its box does not reach the model (`Sounding`)."""
+    silent, ticks = [], np.arange(num_ticks)
     for thing in world.things:
         last = np.maximum.accumulate(np.where(thing.sounds_T, ticks, -num_ticks))
-        shown.append(np.full(num_ticks, always) | (ticks - last <= RESTING_S * TIMING.tick_hz))
-    return shown
+        silent.append((ticks - last > RESTING_S * TIMING.tick_hz) & (not never))
+    return silent
 
 
 def _looks(
     world: World,
     boxes_of: list[list[Box | None]],
-    is_shown: list[NDArray],
     rng: np.random.Generator,
     faults: DetectorFaults,
 ) -> dict[int, Detections]:
@@ -189,7 +199,7 @@ def _looks(
         for k, thing in enumerate(world.things):
             box = boxes_of[k][tick]
             is_missed[k] = rng.random() < (1 - 1 / faults.gap if is_missed[k] else misses)
-            if box is None or is_missed[k] or not is_shown[k][tick]:
+            if box is None or is_missed[k]:
                 continue
             label = INDEX[thing.concept.name]
             if rng.random() < faults.confusion_share:
