@@ -111,7 +111,7 @@ class GeneratorTraining(StageTraining):
     late_box_share: Share = 0.2
     lost_box_share: Share = 0.2
     tracks_share: Share = 0.0
-    num_tracks: Count = 600
+    num_tracks: Long = 600
     fresh_tracks: float = Field(default=1.0, ge=0, le=1000)
 
 
