@@ -9,8 +9,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 from torch.nn import functional
 
-from spatial_v2a.class_names import CLASS_NAMES
-from spatial_v2a.concepts import CONCEPTS, sound_index
+from spatial_v2a.concepts import CLASS_NAMES, CONCEPTS, sound_index
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.config import Config
 from spatial_v2a.errors import UserError
