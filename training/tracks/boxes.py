@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_v2a.concepts import CONCEPTS
-from spatial_v2a.conditioning.box_fields import Box, BoxTokenBuilder, frame_features
+from spatial_v2a.conditioning.boxes import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.detections import Detections
-from spatial_v2a.conditioning.persistence import TrackPersistence
 from spatial_v2a.conditioning.sounding import RESTING_S, depth_of_box
-from spatial_v2a.conditioning.tracking import BoxTracker
+from spatial_v2a.conditioning.tracker import BoxTracker, TrackPersistence
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import column, nearness
 from spatial_v2a.perception_config import PerceptionConfig

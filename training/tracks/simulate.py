@@ -16,7 +16,7 @@ from scipy.signal import lfilter
 
 from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.concepts import CONCEPTS, Concept
-from spatial_v2a.conditioning.box_fields import Box
+from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.perception_config import PerceptionConfig
