@@ -29,8 +29,8 @@ from spatial_v2a.inference.bench.stopwatch import Place, Stopwatch, timed
 from spatial_v2a.inference.bench.subject import load_subject
 from spatial_v2a.inference.bench.ticks import OTHER, Runner, TickLog
 from spatial_v2a.inference.cli.main import run
-from spatial_v2a.inference.engine.engine import EngineSettings
-from spatial_v2a.inference.engine.pipeline import Pipeline, fastest_weights
+from spatial_v2a.inference.engine.engine import EngineSettings, fastest_weights
+from spatial_v2a.inference.engine.pipeline import Pipeline
 from tests.test_bad_input import refused
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
