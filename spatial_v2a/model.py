@@ -61,7 +61,7 @@ class SpatialV2A(nn.Module):
     def denormalize(self, latents: Tensor, *, pan_strength: float = 1.0) -> Tensor:
         """Latents to decode, of normalised ones [..., D] as they are drawn.
 
-        The inverse of `normalize`, with the pan widened as the sampler says (`pan_width.py`)
+        The inverse of `normalize`, with the pan widened as the sampler says (`audio/panning.py`)
         and then `pan_strength` times; 0 makes both channels the same.
         """
         even, odd = split_latents(latents, self.config.autoencoder.num_odd_latents)

@@ -30,7 +30,7 @@ class SamplerConfig(StrictConfig):
         pan_gain: widens the odd dimensions of what is drawn. An answer that averages over what may
             be lies nearer the middle than what is; chosen by the azimuth error on validation clips.
         pan_curve: how much more that widens what lies far to a side: odd dimensions of root mean
-            square r (normalised) are widened by pan_gain + pan_curve r^2 (`pan_width.py`).
+            square r (normalised) are widened by pan_gain + pan_curve r^2 (`audio/panning.py`).
         rho: curvature of the noise schedule (Karras et al. 2022, equation 5).
     """
 

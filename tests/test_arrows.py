@@ -26,7 +26,6 @@ MAY_IMPORT = {
 }
 # Modules of the core that may touch files; classifier.py reads and writes its own small checkpoint.
 FILE_MODULES = {
-    "archives.py",
     "bounded.py",
     "checkpoint.py",
     "classifier.py",

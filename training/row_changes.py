@@ -54,7 +54,7 @@ def begin_late(row: Row, silence_D: Tensor, rng: np.random.Generator) -> Row:
 def lose_boxes(row: Row, rng: np.random.Generator, *, persistence_ticks: int) -> Row:
     """Features [1, T] and latents [T, D] of a row whose boxes go early while the sound stays.
 
-    What was seen last is held for `persistence_ticks` as `conditioning.persistence` does, but not
+    What was seen last is held for `persistence_ticks` as `TrackPersistence` does, but not
     moved to an edge, then nothing has a box: to the end in half of the rows, in the others for a
     random time from then on. A row stays as it is where no box is seen in the second to third
     sixth.
