@@ -59,6 +59,8 @@ class FrozenEncoder(nn.Module):
         self._compiled_for = "cpu"
         # Whether the compiled copy, picture by picture, beats the network on a batch.
         self._is_faster_alone = False
+        # Pictures come as rows of pixels: convolutions need not turn them around.
+        self._is_channels_last = False
         super().train(False)
         if isinstance(model, nn.Module):
             self._adopt(model)
@@ -85,7 +87,10 @@ class FrozenEncoder(nn.Module):
         return self._anchor.device
 
     def _adopt(self, model: nn.Module) -> None:
-        self._modules["model"] = self.prepare(model).eval().requires_grad_(False)
+        model = self.prepare(model).eval().requires_grad_(False)
+        if self._is_channels_last:
+            model = model.to(memory_format=torch.channels_last)
+        self._modules["model"] = model
 
     def train(self, mode: bool = True) -> "FrozenEncoder":
         """Does nothing: a parent module's `train()` must not reach a frozen encoder."""
@@ -111,6 +116,10 @@ class FrozenEncoder(nn.Module):
         with torch.no_grad():
             # Not optimize_for_inference: its layout conversions cost more than they save here.
             frozen = traced_once(key, lambda: torch.jit.freeze(self._trace()))
+            # Batches go through the network itself, which is to round as the first of its kind.
+            self._is_channels_last = True
+            if "model" in self._modules:
+                self.model.to(memory_format=torch.channels_last)
             self._compiled = lambda x_BCHW: frozen(x_BCHW)
             for _ in range(3):
                 self.run(self.example())
@@ -120,7 +129,6 @@ class FrozenEncoder(nn.Module):
 
     @torch.no_grad()
     def _trace(self) -> torch.jit.ScriptModule:
-        # Pictures come as rows of pixels: convolutions need not turn them around.
         self.model.to(memory_format=torch.channels_last)
         with warnings.catch_warnings():
             # Shapes are fixed here, which is all that the tracer warns about.
