@@ -2,12 +2,12 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
-# The key that signs dubs is made once per user: tests make one of their own.
-os.environ["XDG_CONFIG_HOME"] = tempfile.mkdtemp(prefix="config-")
+# What a developer signs dubs with is not for tests.
+for _name in ("SPATIAL_V2A_SIGNING_KEY", "SPATIAL_V2A_SIGNING_CERT"):
+    os.environ.pop(_name, None)
 # Networks are compiled once for the whole run.
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache-")
 os.environ["YOLO_AUTOINSTALL"] = "false"
@@ -18,10 +18,6 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 from spatial_v2a import Config, load_config  # noqa: E402
-from spatial_v2a.inference.marking.signer import (  # noqa: E402
-    CERTIFICATE_VARIABLE,
-    KEY_VARIABLE,
-)
 
 torch.set_num_threads(1)
 
@@ -33,10 +29,8 @@ def tiny_config() -> Config:
 
 
 @pytest.fixture
-def own_settings_folder(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh folder for the keys that sign, and none named in the environment."""
-    folder = tmp_path_factory.mktemp("config")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
-    for variable in (KEY_VARIABLE, CERTIFICATE_VARIABLE):
-        monkeypatch.delenv(variable, raising=False)
-    return folder
+def signing_key(tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key and certificates in the environment, as users name them."""
+    from tests.marked_files import name_pair, new_pair
+
+    name_pair(tmp_path_factory.mktemp("key"), monkeypatch, *new_pair())

@@ -370,7 +370,7 @@ def faults_of(ending: Ending, case: Case, folder: Path, out: Path) -> list[str]:
         if ending.code != 2 or out.read_bytes() != b"taken":
             faults.append(f"{out.name} was there before and is not left as it was")
     elif ending.code == 0:
-        expected |= {out.name, out.with_suffix(".c2pa").name}
+        expected |= {out.name}
         faults += _unplayable(out)
     extra = {path.name for path in folder.iterdir()} - expected
     if extra:

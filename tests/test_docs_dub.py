@@ -45,7 +45,8 @@ def run_shell(body: str, checkpoint: Path) -> set[str]:
         else:
             assert program == "spatial-v2a", f"the page runs {program}"
             code = run(for_tests(words, checkpoint))
-            assert code == 0, f"exit code {code}: {line}"
+            # Nothing is signed without a key, and the page says so.
+            assert code == (words[0] == "provenance"), f"exit code {code}: {line}"
             ran.add(words[0])
     return ran
 

@@ -276,8 +276,14 @@ def test_speakers_without_sounddevice_are_refused(clip, checkpoint, capfd, monke
     assert "install it with: " + install_command("live") in capfd.readouterr().err
 
 
-def test_a_file_of_live_sound_is_marked_and_signed(tmp_path, clip, checkpoint, capfd) -> None:
-    plain, marked = tmp_path / "plain.wav", tmp_path / "marked.wav"
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("is_signed", [True, False], ids=["signed", "unsigned"])
+def test_a_file_of_live_sound_is_marked_and_says_so(
+    tmp_path, clip, checkpoint, request, suffix: str, is_signed: bool
+) -> None:
+    if is_signed:
+        request.getfixturevalue("signing_key")
+    plain, marked = tmp_path / f"plain{suffix}", tmp_path / f"marked{suffix}"
     words = ["--source", clip, "--checkpoint", checkpoint, "--fast", "--sink"]
     assert live(*words, plain, "--no-watermark", "--no-provenance") == 0
     assert live(*words, marked) == 0
@@ -287,6 +293,7 @@ def test_a_file_of_live_sound_is_marked_and_signed(tmp_path, clip, checkpoint, c
     assert -45 < changed_db < -30, f"the mark is {changed_db:.1f} dB below the sound"
     report = read_provenance(marked)
     assert report is not None and report.provenance is not None
-    assert (report.state, report.provenance.model) == (State.valid, "tiny")
+    state = State.valid if is_signed else State.unsigned
+    assert (report.state, report.provenance.model) == (state, "tiny")
     assert report.provenance.command.startswith("spatial-v2a live --nfe 1 --source")
     assert read_provenance(plain) is None

@@ -101,7 +101,7 @@ def test_several_processes_make_the_same_files(tmp_path, checkpoint, capsys) -> 
         assert np.array_equal(one, two), f"{name} differs"
 
 
-def test_what_fits_one_video_only_is_refused(tmp_path, checkpoint, capsys) -> None:
+def test_what_fits_one_video_only_is_refused(tmp_path, checkpoint, capsys, signing_key) -> None:
     a, b = write_clips(tmp_path / "in", "a.mp4", "b.mp4")
     cases = [("--redo", "0-0.3"), ("--annotations", a), ("--stems", tmp_path / "s"), ("--solo", 1),
              ("-o", tmp_path / "x.mp4")]  # fmt: skip

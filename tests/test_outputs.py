@@ -177,7 +177,9 @@ def plant_folder(path: Path) -> None:
 
 @pytest.mark.parametrize("plant", [plant_file, plant_dangling_link, plant_folder])
 @pytest.mark.parametrize("taken", ["clip.dubbed.mkv", "clip.dubbed.c2pa", "clip.dubbed.pan.png"])
-def test_what_appears_during_a_dub_stays(tmp_path, clip, dubber, taken: str, plant) -> None:
+def test_what_appears_during_a_dub_stays(
+    tmp_path, clip, dubber, signing_key, taken: str, plant
+) -> None:
     """It was overwritten; now the finished files are kept aside, all of them together."""
     (job,) = plan_jobs([clip], out=tmp_path / "clip.dubbed.mkv", report=True)
     with pytest.raises(UserError, match="appeared during the work") as caught:

@@ -30,7 +30,7 @@ from spatial_v2a.inference.marking.reading import State, read_provenance
 from spatial_v2a.timing import TIMING
 from tests.marked_files import MADE, dubbed, everything_in, noise
 
-pytestmark = pytest.mark.usefixtures("own_settings_folder")
+pytestmark = pytest.mark.usefixtures("signing_key")
 
 VIDEOS = [".mp4", ".m4v", ".mov", ".mkv", ".webm"]
 SOUNDS = [".wav", ".flac"]
@@ -108,7 +108,7 @@ def test_a_video_keeps_all_it_had_and_tells_how_it_was_made(tmp_path: Path, suff
     assert report.provenance == MADE
     assert report.manifest == (written[0] if is_beside else out)
     assert report.source_type == "compositeWithTrainedAlgorithmicMedia"
-    assert "self-made" in report.issuer
+    assert report.issuer == "test signer"
     age = datetime.now(UTC) - datetime.fromisoformat(report.signed_at)
     assert timedelta(seconds=-1) < age < timedelta(minutes=1), age
 
@@ -313,7 +313,7 @@ def test_a_file_cut_short_is_not_valid(tmp_path: Path) -> None:
 
 CTRL_C = """
 import os, signal, sys, time
-from spatial_v2a.inference.marking.apart import Access, run_apart
+from spatial_v2a.inference.marking.manifest import Access, run_apart
 
 # A shell starts what it runs in the background with the signal ignored.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -360,8 +360,6 @@ def test_a_full_disk_leaves_the_file_and_names_the_way_out(tmp_path: Path) -> No
         "from spatial_v2a.errors import UserError\n"
         "from spatial_v2a.inference.marking.manifest import Provenance\n"
         "from spatial_v2a.inference.marking.provenance import attach\n"
-        "from spatial_v2a.inference.marking.signer import signing_credential\n"
-        "signing_credential()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))\n"
         "try: attach(Path(sys.argv[1]), Provenance('m', '0', 0, 'c'))\n"
         "except UserError as error: print(error)\n"

@@ -195,7 +195,7 @@ def dub(
         bool,
         typer.Option(
             "--provenance/--no-provenance",
-            help="Sign where the sound comes from (C2PA).",
+            help="State where the sound comes from; signed (C2PA) with a key of yours.",
             rich_help_panel=MARKS,
         ),
     ] = True,

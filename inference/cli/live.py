@@ -125,7 +125,7 @@ def live(
     ] = True,
     provenance: Annotated[
         bool,
-        typer.Option("--provenance/--no-provenance", help="Sign where a file comes from (C2PA)."),
+        typer.Option("--provenance/--no-provenance", help="State in a file where it comes from."),
     ] = True,
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one line of JSON; on stderr with --sink -.")
@@ -139,7 +139,7 @@ def live(
     from spatial_v2a.conditioning.video import open_video
     from spatial_v2a.inference.live.sources import SourceOptions, is_file, open_source
 
-    _check_sink(sink, pcm, overwrite=overwrite)
+    _check_sink(sink, pcm, overwrite=overwrite, provenance=provenance)
     options = SourceOptions(
         device_name=device_name,
         input_format=input_format,
@@ -206,10 +206,11 @@ def _weights(model: "SpatialV2A", *, is_fast: bool) -> "Weights":
     return "float32" if is_fast else fastest_weights(model.latent_mean_D.device)
 
 
-def _check_sink(sink: str, pcm: str | None, *, overwrite: bool) -> None:
-    """Refuses a sink that cannot take sound, before any work."""
+def _check_sink(sink: str, pcm: str | None, *, overwrite: bool, provenance: bool) -> None:
+    """Refuses a sink that cannot take sound, or a key that cannot sign, before any work."""
     from spatial_v2a.files import check_writable
     from spatial_v2a.inference.live.sinks import check_sound_suffix
+    from spatial_v2a.inference.marking.manifest import signing_credential
 
     if pcm is not None and sink != STDOUT:
         raise UserError(f"--pcm {pcm} is for --sink -, not for {sink}; leave it out")
@@ -220,6 +221,8 @@ def _check_sink(sink: str, pcm: str | None, *, overwrite: bool) -> None:
     if sink not in (SPEAKERS, STDOUT):
         check_sound_suffix(Path(sink))
         check_writable(Path(sink), overwrite=overwrite, option="--sink")
+        if provenance:
+            signing_credential()
 
 
 def _pairs(options: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`spatial-v2a provenance`: what the signed manifest of a file says, and whether it still holds.
+"""`spatial-v2a provenance`: where a file's sound comes from, and whether a signature still holds.
 
 Run: spatial-v2a provenance FILE... [--json]
 """
@@ -23,7 +23,7 @@ def provenance(
 ) -> None:
     """Says how a file's sound was made, and whether the file changed since it was signed.
 
-    The exit code is 1 when a file has no valid manifest.
+    The exit code is 1 when a file has no valid signature.
     """
     from spatial_v2a.inference.marking.reading import State, read_provenance
 
@@ -44,21 +44,24 @@ def provenance(
 
 def _lines(path: Path, report: "ProvenanceReport | None") -> list[str]:
     if report is None:
-        return [f"{path}: no manifest"]
+        return [f"{path}: no statement"]
     verdict = {
         "valid": "valid, unchanged since it was signed",
         "uncertified": "unchanged, but its certificate does not hold",
         "tampered": "TAMPERED, changed since it was signed",
+        "unsigned": "NOT SIGNED, anyone could have written or changed this",
     }[report.state]
     if report.reasons:
         verdict += f" ({', '.join(report.reasons)})"
+    signed_at, is_signed = report.signed_at or "not stated", report.state != "unsigned"
     lines = [
         f"{path}: {verdict}",
-        f"  manifest    {'in the file' if report.manifest == path else report.manifest}",
-        f"  signed by   {report.issuer or 'unknown'} (identity not checked)",
-        f"  signed at   {report.signed_at or 'not stated'} (as the signer says)",
+        f"  statement   {'in the file' if report.manifest == path else report.manifest}",
+        f"  signed by   {report.issuer or 'unknown'} (identity not checked)" if is_signed else "",
+        f"  {'signed at ' if is_signed else 'written at'}  {signed_at} (as it says itself)",
         f"  content     {report.source_type or 'not stated'}",
     ]
+    lines = [line for line in lines if line]
     if report.provenance is None:
         return [*lines, "  made by     another tool"]
     return lines + _statement(report.provenance)

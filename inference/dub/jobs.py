@@ -15,6 +15,7 @@ from spatial_v2a.files import check_writable
 from spatial_v2a.inference.dub.mixing import Extent, MixSettings, mix_extent
 from spatial_v2a.inference.dub.mux import PACKAGINGS, SoundPlan, check_suffix, plan_copies
 from spatial_v2a.inference.dub.original_sound import OriginalTrack, original_tracks
+from spatial_v2a.inference.marking.manifest import signing_credential
 from spatial_v2a.inference.marking.provenance import needs_sidecar, sidecar_of
 from spatial_v2a.strict import StrictConfig
 from spatial_v2a.timing import TIMING
@@ -39,7 +40,7 @@ class DubOptions(StrictConfig):
         takes: soundtracks to make, with seeds one after another.
         track: whether the sound becomes a further track beside all the original ones.
         watermark: whether the samples carry the inaudible mark.
-        provenance: whether the file carries a signed statement of where it comes from.
+        provenance: whether the file states where its sound comes from, signed with the user's key.
     """
 
     mix: MixSettings = MixSettings()
@@ -158,6 +159,8 @@ def plan_jobs(
             "--mute, --solo and --move change a file of tracks; name it with --annotations"
         )
     options = options or DubOptions()
+    if options.provenance:
+        signing_credential()
     if stems is not None and options.takes > 1:
         raise UserError(f"--stems {stems} fits one take only; leave --takes {options.takes} out")
     if len(videos) > 1:

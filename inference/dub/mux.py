@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol, Self
 
 import av
 import numpy as np
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.stream import Disposition, Stream
 
 from spatial_v2a.audio.stereo import checked_sound
@@ -34,6 +34,7 @@ from spatial_v2a.inference.dub.stream_copy import (
     is_remade,
     timecode_tags,
 )
+from spatial_v2a.inference.marking.provenance import with_comment
 from spatial_v2a.timing import TIMING
 
 log = logging.getLogger(__name__)
@@ -127,6 +128,7 @@ def open_sink(
     plan: SoundPlan | None = None,
     *,
     kept: KeptPackets | None = None,
+    comment: str | None = None,
 ) -> SoundSink:
     """Opens the file for `source`'s sound; the suffix of `path` says with or without picture.
 
@@ -137,11 +139,12 @@ def open_sink(
         source: the video.
         plan: where the sound lies in a video file, and beside what.
         kept: for a video file, packets that replace encoded ones.
+        comment: for a video file, a line for its tag `comment`.
     """
     suffix = path.suffix.lower()
     if suffix in SOUND_FORMATS:
         return SoundFile(path, source)
-    return DubbedVideo(path, source, plan, kept=kept)
+    return DubbedVideo(path, source, plan, kept=kept, comment=comment)
 
 
 def plan_copies(source: VideoSource, suffix: str, sound: tuple[int, ...] = ()) -> CopyPlan:
@@ -334,6 +337,7 @@ class DubbedVideo:
         plan: SoundPlan | None = None,
         *,
         kept: KeptPackets | None = None,
+        comment: str | None = None,
         suffix: str | None = None,
         max_packets: int | None = None,
     ) -> None:
@@ -344,6 +348,7 @@ class DubbedVideo:
             source: the video.
             plan: where the sound lies, and beside what.
             kept: packets that replace encoded ones.
+            comment: from `unsigned_comment`; that of an earlier dub goes.
             suffix: of the file's name; None takes it from `target`.
             max_packets: for a trial: packets of the picture after which its copying ends.
         """
@@ -386,7 +391,10 @@ class DubbedVideo:
                 self._audio = _add_sound(self._output, packaging, plan)
             for stream in self._output.streams:
                 stream.id = stream.index + 1
-            _copy_tags(self._input, self._output)
+            tags = copied_tags(self._input.metadata)
+            self._output.metadata.update(with_comment(tags, comment))
+            if chapters := self._input.chapters():
+                self._output.set_chapters(chapters)
             self._output.start_encoding()
             self._opened = stack.pop_all()
 
@@ -499,13 +507,6 @@ def _add_sound(target: OutputContainer, packaging: Packaging, plan: SoundPlan) -
     stream.metadata.update(plan.tags)
     stream.disposition = Disposition.default if plan.is_default else Disposition(0)
     return stream
-
-
-def _copy_tags(source: InputContainer, target: OutputContainer) -> None:
-    target.metadata.update(copied_tags(source.metadata))
-    chapters = source.chapters()
-    if chapters:
-        target.set_chapters(chapters)
 
 
 def _audio_frame(audio_LC: np.ndarray, sample_format: str) -> av.AudioFrame:

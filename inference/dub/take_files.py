@@ -3,6 +3,7 @@
 Legend: L samples, C audio channels.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,10 @@ from spatial_v2a.inference.dub.take_ranking import (
 from spatial_v2a.inference.dub.take_scene import SceneNotes
 from spatial_v2a.inference.dub.take_scores import score_take
 from spatial_v2a.inference.marking.manifest import Provenance
-from spatial_v2a.inference.marking.provenance import attach
+from spatial_v2a.inference.marking.provenance import attach, sidecar_of, unsigned_comment
 from spatial_v2a.perception_config import PerceptionConfig
+
+log = logging.getLogger(__name__)
 
 # Of a take's number and what was done to its mix.
 StateOrigin = Callable[[int, Finish], Provenance | None]
@@ -177,7 +180,7 @@ def write_file(
         job, take: what to write.
         pieces: the finished sound over the take's extent.
         outputs: takes the files.
-        origin: the statement of origin to sign; None leaves it out.
+        origin: the statement of origin; None leaves it out.
         draw: writes the report, when the take has one.
         kept: sound packets of an earlier file that stay.
 
@@ -186,13 +189,17 @@ def write_file(
     """
     meter = LoudnessMeter()
     draft = outputs.new(take.out)
-    with open_sink(draft, job.source, job.sound, kept=kept) as sink:
+    comment = None if origin is None else unsigned_comment(origin, has_picture=True)
+    with open_sink(draft, job.source, job.sound, kept=kept, comment=comment) as sink:
         for audio_LC in pieces:
             sink.write(audio_LC)
             meter.add(audio_LC)
     sidecars: list[Path] = []
     if origin is not None:
         sidecars = attach(draft, origin, ingredient=job.source.path, out=take.out, outputs=outputs)
+    old = sidecar_of(take.out)
+    if not sidecars and old.is_file() and take.out.name.encode() in old.read_bytes():
+        log.warning("%s belongs to an earlier %s and no longer fits; remove it", old, take.out.name)
     if take.report is not None and draw is not None:
         draw(outputs.new(take.report))
     return meter.finish(), tuple(sidecars)

@@ -1,22 +1,38 @@
-"""Signed provenance for finished files: a C2PA manifest in them, or beside them.
+"""Where a file's sound comes from: a signed C2PA manifest in it or beside it, or plain words.
 
+comment = unsigned_comment(Provenance(...), has_picture=True)  # for a new video; None with a key
 attach(Path("clip.dubbed.mp4"), Provenance(...), ingredient=Path("clip.mp4"))
+
+Without a key of the user's nothing is signed: the same statement is a line of the file's tag
+`comment`, which says so.
 """
 
 import hashlib
+import json
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs, cannot_write, written_whole
 from spatial_v2a.inference.dub import mp4
 from spatial_v2a.inference.marking import wav
-from spatial_v2a.inference.marking.manifest import FORMATS, Manifest, Provenance
-from spatial_v2a.inference.marking.signer import Credential, signing_credential
+from spatial_v2a.inference.marking.manifest import (
+    FORMATS,
+    LABEL,
+    Credential,
+    Manifest,
+    Provenance,
+    now,
+    signing_credential,
+    signs,
+    source_type,
+)
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +40,8 @@ SIDECAR_SUFFIX = ".c2pa"
 # What the library writes to; WAV has its own writer, see wav.py.
 _LIBRARY_SUFFIXES = {".mp4", ".m4v", ".mov", ".flac"}
 _SOUND_SUFFIXES = {".wav", ".flac"}
+# How the line of an unsigned statement begins; JSON follows.
+UNSIGNED = "Synthetic sound by spatial-v2a, not signed: "
 
 
 def checkpoint_digest(folder: Path) -> str:
@@ -48,7 +66,47 @@ def needs_sidecar(path: Path) -> bool:
 
     WAV beyond 4 GiB (RF64) gets one too, which its name does not tell.
     """
-    return path.suffix.lower() not in _LIBRARY_SUFFIXES | {".wav"}
+    return signs() and path.suffix.lower() not in _LIBRARY_SUFFIXES | {".wav"}
+
+
+def unsigned_comment(provenance: Provenance, *, has_picture: bool) -> str | None:
+    """The line for the tag `comment` of a file that is not signed; None with a key, which signs."""
+    if signs():
+        return None
+    return UNSIGNED + json.dumps(
+        {
+            "signed": False,
+            "when": now(),
+            "digitalSourceType": source_type(provenance, has_picture=has_picture),
+            LABEL: provenance.as_json(),
+        }
+    )
+
+
+def with_comment(tags: dict[str, str], line: str | None) -> dict[str, str]:
+    """Tags with another statement, or none, in place of that of an earlier dub.
+
+    Args:
+        tags: of a container.
+        line: from `unsigned_comment`.
+    """
+    key = next((key for key in tags if key.lower() == "comment"), "comment")
+    lines = [old for old in tags.get(key, "").splitlines() if not old.startswith(UNSIGNED)]
+    others = {name: value for name, value in tags.items() if name != key}
+    lines += [line] if line else []
+    return others | {key: "\n".join(lines)} if lines else others
+
+
+def unsigned_statement(tags: dict[str, str]) -> dict[str, Any] | None:
+    """The newest statement in a container's tags that is whole; None without one."""
+    for key, text in tags.items():
+        for line in reversed(text.splitlines() if key.lower() == "comment" else []):
+            if line.startswith(UNSIGNED):
+                try:
+                    return dict(json.loads(line.removeprefix(UNSIGNED)))
+                except (ValueError, TypeError) as error:
+                    log.warning("a statement that is damaged is left out: %s", error)
+    return None
 
 
 def attach(
@@ -61,8 +119,9 @@ def attach(
 ) -> list[Path]:
     """Signs a finished file; its packets, samples, times and tags stay as they are.
 
-    The file is replaced by a copy with the manifest in it (mp4, m4v, mov, wav, flac). Matroska,
-    WebM, RF64 and what turns out not to take it stay untouched and get a sidecar.
+    Without a key, sound alone gets its unsigned statement; a video has had it since it was opened.
+    With one the file is replaced by a copy with the manifest in it (mp4, m4v, mov, wav, flac).
+    Matroska, WebM, RF64 and what turns out not to take it stay untouched and get a sidecar.
 
     Args:
         path: the file, complete; its suffix says the container.
@@ -78,11 +137,15 @@ def attach(
     Raises:
         UserError: the file, the disk or the signing key does not allow it.
     """
+    out = out or path
+    has_picture = path.suffix.lower() not in _SOUND_SUFFIXES
+    credential = signing_credential()
+    if credential is None:
+        if not has_picture:
+            _comment(path, unsigned_comment(provenance, has_picture=False), out)
+        return []
     import c2pa
 
-    credential = signing_credential()
-    has_picture = path.suffix.lower() not in _SOUND_SUFFIXES
-    out = out or path
     manifest = Manifest.of(
         provenance, name=out.name, has_picture=has_picture, ingredient=ingredient
     )
@@ -102,6 +165,32 @@ def attach(
             f"cannot sign {out} with {credential.origin} ({reason}); give another key or use"
             " --no-provenance"
         ) from error
+
+
+def _comment(path: Path, line: str | None, out: Path) -> None:
+    """Gives a sound file, which becomes `out`, its comment."""
+    import av
+    import soundfile
+
+    from spatial_v2a.conditioning.media import open_input, open_output, packets
+
+    try:
+        with written_whole(path, overwrite=True) as draft:
+            if path.suffix.lower() == ".wav":
+                shutil.copyfile(path, draft)
+                with soundfile.SoundFile(draft, "r+") as file:
+                    file.comment = line
+                return
+            with open_input(path) as source, open_output(draft, format="flac") as target:
+                track = source.streams.audio[0]
+                copy = target.add_stream_from_template(track)
+                target.metadata.update(with_comment(source.metadata, line))
+                for packet in packets(source, track):
+                    if packet.size:
+                        packet.stream = copy
+                        target.mux(packet)
+    except (OSError, soundfile.SoundFileError, av.error.FFmpegError) as error:
+        raise cannot_write(out, error) from error
 
 
 def _is_embedded(path: Path, manifest: Manifest, credential: Credential) -> bool:

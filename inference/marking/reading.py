@@ -1,4 +1,4 @@
-"""Reads the signed provenance of a file and checks it against the file's bytes."""
+"""Reads the provenance of a file and checks it, where it is signed, against the file's bytes."""
 
 import json
 import logging
@@ -12,9 +12,15 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.marking.apart import Access, run_apart
-from spatial_v2a.inference.marking.manifest import FORMATS, LABEL, Provenance, offline_context
-from spatial_v2a.inference.marking.provenance import sidecar_of
+from spatial_v2a.inference.marking.manifest import (
+    FORMATS,
+    LABEL,
+    Access,
+    Provenance,
+    offline_context,
+    run_apart,
+)
+from spatial_v2a.inference.marking.provenance import sidecar_of, unsigned_statement
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +38,7 @@ class State(StrEnum):
     valid = "valid"
     uncertified = "uncertified"
     tampered = "tampered"
+    unsigned = "unsigned"
 
 
 @dataclass(frozen=True)
@@ -42,10 +49,11 @@ class ProvenanceReport:
         path: the file.
         manifest: where the manifest is: the file itself or its sidecar.
         state: valid: file and manifest are unchanged since they were signed; uncertified: so they
-            are, but the certificate has run out or is not for signing; tampered: something changed.
+            are, but the certificate has run out or is not for signing; tampered: something changed;
+            unsigned: a statement that anyone could have written or changed.
         reasons: C2PA status codes that explain a state other than valid.
         issuer: organization on the certificate, which anyone can write; None when unreadable.
-        signed_at: time that the signer claims, ISO 8601; None when not stated.
+        signed_at: time of the statement as it claims, ISO 8601; None when not stated.
         source_type: IPTC name of how the content came about, such as trainedAlgorithmicMedia.
         provenance: our own statement; None when another tool made the manifest.
     """
@@ -63,6 +71,8 @@ class ProvenanceReport:
 def read_provenance(path: Path) -> ProvenanceReport | None:
     """Reads and checks the manifest in a file or, when it has none, in the sidecar beside it.
 
+    Without either, the unsigned statement in its tags.
+
     Args:
         path: any file.
 
@@ -76,8 +86,8 @@ def read_provenance(path: Path) -> ProvenanceReport | None:
     try:
         report = _read(path, None)
         if report is None and sidecar != path and sidecar.is_file():
-            return _read(path, sidecar)
-        return report
+            report = _read(path, sidecar)
+        return report or _unsigned(path)
     except OSError as error:
         reason = error.strerror or error
         raise UserError(
@@ -110,6 +120,28 @@ def _read(path: Path, sidecar: Path | None) -> ProvenanceReport | None:
             return ProvenanceReport(path, sidecar or path, State.tampered, (UNREADABLE,))
     report = _report(path, sidecar or path, store)
     return None if sidecar and _is_of_another_file(report, store) else report
+
+
+def _unsigned(path: Path) -> ProvenanceReport | None:
+    from spatial_v2a.conditioning.media import open_input
+
+    try:
+        with open_input(path) as container:
+            stated = unsigned_statement(container.metadata)
+    except UserError as error:
+        log.debug("tags of %s: %s", path, error)
+        return None
+    if stated is None:
+        return None
+    manifest = {"assertions": [{"label": LABEL, "data": stated.get(LABEL)}]}
+    return ProvenanceReport(
+        path=path,
+        manifest=path,
+        state=State.unsigned,
+        signed_at=stated.get("when"),
+        source_type=str(stated.get("digitalSourceType")).rpartition("/")[2],
+        provenance=_provenance(manifest),
+    )
 
 
 def _report(path: Path, manifest: Path, store: dict[str, Any]) -> ProvenanceReport:
