@@ -96,13 +96,18 @@ def _show_version(ctx: typer.Context, is_asked: bool) -> None:
 
 
 def _be_quiet(is_asked: bool) -> None:
-    if is_asked:
-        _LOGGER.setLevel(logging.ERROR)
+    _set_level(is_asked, logging.ERROR)
 
 
 def _be_verbose(is_asked: bool) -> None:
+    _set_level(is_asked, logging.DEBUG)
+
+
+def _set_level(is_asked: bool, level: int) -> None:
+    if is_asked and _LOGGER.level not in (logging.NOTSET, level):
+        raise UserError("--quiet and --verbose ask for opposite things; leave one out")
     if is_asked:
-        _LOGGER.setLevel(logging.DEBUG)
+        _LOGGER.setLevel(level)
 
 
 def _common_options(

@@ -4,6 +4,7 @@ FFmpeg takes a name for a protocol (`tcp:x.mp4`), a pattern (`x%03d.png`) or a l
 opens what it names. Here it gets an open file and may open nothing else.
 """
 
+import errno
 import io
 import os
 import re
@@ -42,6 +43,8 @@ LISTS = {
     re.compile(rb"(<\?xml.*?)?<MPD\b", re.S): "a DASH manifest",
     re.compile(rb"(<\?xml.*?)?<SmoothStreamingMedia\b", re.S): "a streaming manifest",
 }
+# Without them FFmpeg itself opens no session description.
+PROTOCOLS = "file,crypto,data,http,https,tcp,tls,udp,rtp"
 HEAD_BYTES = 4096
 BUFFER_BYTES = 2**17
 # In this order FFmpeg stores channels; a file with another one is reordered.
@@ -226,12 +229,15 @@ def _open_file(path: Path, kind: str) -> _File:
     except PermissionError as error:
         raise UserError(f"{path} cannot be read; check its permissions") from error
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({_reason(error)}); check the path") from error
+        is_long = getattr(error, "errno", None) == errno.ENAMETOOLONG
+        remedy = "give it a shorter name" if is_long else "check the path"
+        raise UserError(f"{path} cannot be read ({_reason(error)}); {remedy}") from error
     for pattern, what in LISTS.items():
         if pattern.match(head):
             raise UserError(
                 f"{path} is {what}, and the files that it names are not opened; name one of them,"
-                f" or join them first (ffmpeg -i {path.name} -c copy joined.mkv)"
+                f" or join them first (ffmpeg -protocol_whitelist {PROTOCOLS} -i {path.name}"
+                " -c copy joined.mkv)"
             )
     return file
 

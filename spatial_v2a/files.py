@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -54,6 +55,8 @@ def check_writable(path: Path, *, overwrite: bool, option: str = "-o") -> None:
             its folder is missing or not writable.
     """
     folder = (_behind_link(path) if os.path.islink(path) else path).parent
+    if not os.path.exists(folder) and re.match(r"[a-zA-Z][a-zA-Z0-9+.-]+:/", str(path)):
+        raise UserError(f"{path} is an address; write to a file with {option}, then send that")
     if not os.path.exists(folder):
         raise UserError(f"folder {folder} of {path} does not exist; create it first")
     if not os.path.isdir(folder):

@@ -58,6 +58,14 @@ def test_levels_may_stand_before_and_after_the_command(flag, level, place, capsy
     assert inference_cli.run(command) == 2 and not is_quiet(), "a later run is not quiet"
 
 
+@pytest.mark.parametrize("name", RUN)
+def test_quiet_and_verbose_together_are_refused(name: str, capsys) -> None:
+    command = ["dub", "x"] if name == "spatial-v2a" else ["vae", "--out", "x"]
+    for words in (["-q", "-v", *command], ["--verbose", *command, "--quiet"]):
+        assert RUN[name](words) == 2
+        assert "--quiet and --verbose" in capsys.readouterr().err
+
+
 def test_a_command_of_a_group_can_be_quiet(capsys) -> None:
     assert inference_cli.run(["watermark", "detect", "-q", "no-such-file"]) == 2
     assert is_quiet() and capsys.readouterr().err.startswith("error: ")

@@ -12,9 +12,9 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.conditioning.compiled import SWITCH
 from spatial_v2a.conditioning.video import write_video
-from spatial_v2a.inference.cli import progress as progress_module
+from spatial_v2a.inference.cli import output
 from spatial_v2a.inference.cli.main import run
-from spatial_v2a.inference.cli.plain_json import json_text
+from spatial_v2a.inference.cli.output import json_text
 from spatial_v2a.inference.dub.dubber import Dubber
 from spatial_v2a.inference.dub.heard import HeardObjects, ObjectNotes
 from spatial_v2a.inference.dub.jobs import plan_jobs
@@ -148,7 +148,7 @@ def test_verbose_says_what_is_chosen(clip: Path, checkpoint: Path, caplog) -> No
 
 
 def test_piped_progress_is_whole_lines(clip: Path, checkpoint: Path, capfd, monkeypatch) -> None:
-    monkeypatch.setattr(progress_module, "LINE_EVERY_S", 0.0)
+    monkeypatch.setattr(output, "LINE_EVERY_S", 0.0)
     assert dub(clip, checkpoint) == 0
     said = capfd.readouterr().err
     assert "clip.mp4: 0.2 s of 0.4 s, about" in said
@@ -157,8 +157,8 @@ def test_piped_progress_is_whole_lines(clip: Path, checkpoint: Path, capfd, monk
 
 def test_no_time_is_estimated_from_the_first_moments(capfd, monkeypatch) -> None:
     """It said "0.0 s of 11.1 s, about 13251 s left"."""
-    monkeypatch.setattr(progress_module, "LINE_EVERY_S", 0.0)
-    with progress_module.progress("clip.mp4", total_s=11.1) as show:
+    monkeypatch.setattr(output, "LINE_EVERY_S", 0.0)
+    with output.progress("clip.mp4", total_s=11.1) as show:
         for done_s in (0.0, 0.5, 0.6):
             show(done_s)
     first, second, third = capfd.readouterr().err.splitlines()

@@ -73,8 +73,9 @@ def test_a_list_of_files_is_refused(tmp_path: Path, clip: Path, name: str, lead:
     """Content decides, whatever the suffix."""
     path = tmp_path / name
     path.write_text(lead + LISTS[name].format(clip=clip), encoding="utf-8")
-    with pytest.raises(UserError, match="files that it names are not opened"):
+    with pytest.raises(UserError, match="files that it names are not opened") as refusal:
         open_video(path)
+    assert "udp,rtp" in str(refusal.value), "FFmpeg opens no SDP without"
 
 
 @pytest.mark.parametrize("data", [b"P6 2 2 255\n" + bytes(12), b"words\n" * 90, bytes(5000)])

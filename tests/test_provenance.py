@@ -17,7 +17,7 @@ import soundfile
 import typer
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli.provenance import provenance as provenance_command
+from spatial_v2a.inference.cli.marks import provenance as provenance_command
 from spatial_v2a.inference.dub import mp4
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import (
@@ -430,7 +430,7 @@ def test_a_statement_cannot_steer_the_terminal(tmp_path: Path, capsys) -> None:
 
 def test_reading_the_modules_loads_no_heavy_library() -> None:
     script = (
-        "import sys, spatial_v2a.inference.cli.provenance\n"
+        "import sys, spatial_v2a.inference.cli.marks\n"
         "import spatial_v2a.inference.marking.reading\n"
         "print([m for m in ('c2pa', 'cryptography', 'torch', 'av') if m in sys.modules])"
     )

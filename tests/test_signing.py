@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import serialization
 
 from spatial_v2a.conditioning.video import open_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli.provenance import provenance as provenance_command
+from spatial_v2a.inference.cli.marks import provenance as provenance_command
 from spatial_v2a.inference.dub.jobs import plan_jobs
 from spatial_v2a.inference.dub.mux import open_sink
 from spatial_v2a.inference.marking.manifest import (

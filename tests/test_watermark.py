@@ -12,7 +12,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.cli.watermark import watermark_app
+from spatial_v2a.inference.cli.marks import watermark_app
 from spatial_v2a.inference.marking.watermark import PERIOD_SAMPLES, Watermarker, mark
 from spatial_v2a.inference.marking.watermark_detect import (
     MAX_FALSE_ALARM,

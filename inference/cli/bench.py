@@ -12,12 +12,18 @@ import typer
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.options import (
-    OBJECTS_HELP,
+    CHECKPOINT,
     Detector,
     DetectorWeights,
+    Device,
+    DeviceName,
     HeardObjects,
-    say_loading,
+    Nfe,
+    Objects,
+    Overwrite,
+    engine_settings,
 )
+from spatial_v2a.inference.cli.output import say_loading
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.bench.figures import Report
@@ -28,10 +34,7 @@ JSON_NAME, PICTURE_NAME = "bench.json", "bench.png"
 
 
 def bench(
-    checkpoint: Annotated[
-        str | None,
-        typer.Option(help="Folder, bundled name or hub id.", metavar="NAME", show_default="stage"),
-    ] = None,
+    checkpoint: Annotated[str | None, CHECKPOINT] = None,
     preset: Annotated[
         str | None,
         typer.Option(help="Instead: a preset's sizes with random weights.", metavar="NAME"),
@@ -40,12 +43,7 @@ def bench(
     seconds: Annotated[
         float, typer.Option(min=0.1, max=86400, help="Video measured, after 1 s to warm up.")
     ] = 10.0,
-    nfe: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=256, help="Evaluations of the head.", show_default="checkpoint's own"
-        ),
-    ] = None,
+    nfe: Nfe = None,
     threads: Annotated[
         int, typer.Option(min=1, max=1024, help="Threads on the CPU; dub takes one.")
     ] = 1,
@@ -60,10 +58,8 @@ def bench(
         Literal["sdpa", "xformers"],
         typer.Option(help="Kernel of the backbone's attention; xformers needs a GPU."),
     ] = "sdpa",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
-    objects: Annotated[
-        HeardObjects, typer.Option(help=OBJECTS_HELP + " Several videos: together.")
-    ] = HeardObjects.apart,
+    device: DeviceName = Device.auto,
+    objects: Objects = None,
     detector: Detector = None,
     detector_weights: DetectorWeights = None,
     video: Annotated[
@@ -82,9 +78,7 @@ def bench(
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the JSON line only.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that exist.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Times every part of a tick on this machine; the last line is JSON."""
     if sweep and streams != 1:
@@ -100,7 +94,7 @@ def bench(
     from spatial_v2a.inference.bench.measure import sweep as sweep_streams
     from spatial_v2a.inference.bench.subject import load_subject
     from spatial_v2a.inference.bench.text import as_sweep_row, as_text
-    from spatial_v2a.inference.engine.engine import EngineSettings, fastest_weights
+    from spatial_v2a.inference.engine.engine import fastest_weights
     from spatial_v2a.inference.engine.pipeline import resolve_device
     from spatial_v2a.models.attention import set_attention_backend
     from spatial_v2a.timing import TIMING
@@ -108,14 +102,15 @@ def bench(
     needed_s = seconds + (WARMUP_TICKS + 2) / TIMING.tick_hz
     # Opened before the weights are loaded, made after: a mistake is told at once.
     footage = nullcontext(open_video(video)) if video else made_video(seconds=needed_s)
-    weights = weights or fastest_weights(resolve_device(device))
+    weights = weights or fastest_weights(resolve_device(str(device)))
     # Of several videos in one batch each is one stream.
-    heard = "together" if sweep or streams > 1 else objects.value
+    is_apart = not sweep and streams == 1 and objects != HeardObjects.together
+    heard = "apart" if is_apart else "together"
     pipeline = load_subject(
         checkpoint=checkpoint,
         preset=preset,
-        device=device,
-        settings=EngineSettings(nfe=nfe, weights=weights),
+        device=str(device),
+        settings=engine_settings(nfe=nfe, weights=weights),
         objects=heard,
         detector=detector,
         detector_weights=detector_weights,

@@ -4,21 +4,37 @@ Run: spatial-v2a evaluate --suite stagebench --out DIR [--checkpoint stage | --a
      spatial-v2a evaluate --suite footage FOLDER --out DIR
 """
 
+import json
 import os
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.options import (
-    OBJECTS_HELP,
+    CHECKPOINT,
+    FOV,
     Detector,
     DetectorWeights,
+    Device,
+    DeviceName,
     HeardObjects,
-    say_loading,
+    Nfe,
+    Objects,
+    Seed,
+    Without,
+    engine_settings,
+    streams,
 )
+from spatial_v2a.inference.cli.output import say_loading
+
+if TYPE_CHECKING:
+    from spatial_v2a.inference.evaluation.clips import Chosen
+    from spatial_v2a.inference.evaluation.generate import System
 
 
 class SuiteName(StrEnum):
@@ -32,10 +48,6 @@ Data = Annotated[
     list[Path] | None, typer.Option("--data", help="Folder of test shards; repeatable.")
 ]
 Out = Annotated[Path, typer.Option(help="Report folder; the same command resumes it.")]
-Checkpoint = Annotated[
-    str | None,
-    typer.Option(help="Folder, bundled name or hub id ('stage')."),
-]
 Audio = Annotated[
     Path | None, typer.Option(help="Score someone's sounds: a folder of KEY.wav files.")
 ]
@@ -51,7 +63,7 @@ def evaluate(
         typer.Option(help="Score its clips, recorded below OUT unless --data has them."),
     ] = None,
     data: Data = None,
-    checkpoint: Checkpoint = None,
+    checkpoint: Annotated[str | None, CHECKPOINT] = None,
     audio: Audio = None,
     clips: Annotated[int | None, typer.Option(min=1, help="Score this many clips.")] = None,
     scenario: Annotated[str | None, typer.Option(help="Score one scenario only.")] = None,
@@ -64,12 +76,10 @@ def evaluate(
     silence: Annotated[
         list[Path] | None, typer.Option(help="Take silent clips from this folder too.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the sound and of the bootstrap.")] = 0,
-    nfe: Annotated[int | None, typer.Option(min=1, help="Denoiser calls per tick.")] = None,
-    without: Annotated[
-        list[str] | None, typer.Option(help="Stream the model never gets; repeatable.")
-    ] = None,
-    objects: Annotated[HeardObjects, typer.Option(help=OBJECTS_HELP)] = HeardObjects.apart,
+    seed: Seed = 0,
+    nfe: Nfe = None,
+    without: Without = None,
+    objects: Objects = None,
     run_as: Annotated[
         Literal["dub", "live"] | None,
         typer.Option(
@@ -80,7 +90,7 @@ def evaluate(
     ] = None,
     detector: Detector = None,
     detector_weights: DetectorWeights = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "cpu",
+    device: DeviceName = Device.cpu,
     jobs: Annotated[
         int | None, typer.Option(min=1, help="Processes that make sounds; one a core if absent.")
     ] = None,
@@ -94,9 +104,7 @@ def evaluate(
         Path | None, typer.Option(help="Instead: dub this video for minutes on end, in one run.")
     ] = None,
     minutes: Annotated[int, typer.Option(min=3, help="Length of the long run.")] = 10,
-    fov: Annotated[
-        float, typer.Option(help="Field of view of footage or of the long run's video, deg.")
-    ] = 90.0,
+    fov: Annotated[float, FOV] = 90.0,
 ) -> None:
     """Measures left and right against known positions: report.md, report.json, plots, audio."""
     refused_with_footage = {
@@ -115,70 +123,35 @@ def evaluate(
     _check_footage(folder, suite=suite, refused=refused_with_footage)
     _check(out, suite=suite, data=data, audio=audio, long_run=long_run)
     say_loading(checkpoint or audio)
+    wanted = _Wanted(
+        checkpoint=checkpoint or "stage",
+        seed=seed,
+        nfe=nfe,
+        without=streams(without),
+        objects=(objects or HeardObjects.apart).value,
+        run_as=run_as,
+        detector=detector,
+        detector_weights=detector_weights,
+        device=str(device),
+        fov_deg=None if suite is SuiteName.STAGEBENCH or data else fov,
+    )
     if suite is SuiteName.FOOTAGE and folder is not None:
-        from spatial_v2a.inference.cli.footage import run_footage
-
-        run_footage(
-            folder,
-            out,
-            checkpoint=checkpoint or "stage",
-            clips=clips,
-            seed=seed,
-            nfe=nfe,
-            device=device,
-            fov_deg=fov,
-            objects=objects.value,
-            run_as=run_as,
-            detector=detector,
-            detector_weights=detector_weights,
-        )
+        _run_footage(folder, out, wanted, clips=clips)
         return
     if long_run is not None:
-        from spatial_v2a.inference.cli.longrun import run_long
-
-        run_long(
-            long_run,
-            out,
-            checkpoint=checkpoint or "stage",
-            minutes=minutes,
-            fov_deg=fov,
-            objects=objects.value,
-            run_as=run_as or "live",
-            seed=seed,
-            nfe=nfe,
-            device=device,
-            detector=detector,
-            detector_weights=detector_weights,
-        )
+        _run_long(long_run, out, replace(wanted, run_as=run_as or "live"), minutes=minutes)
         return
-    from spatial_v2a.inference.engine.engine import EngineSettings
     from spatial_v2a.inference.evaluation.clips import choose_clips
-    from spatial_v2a.inference.evaluation.generate import load_system
     from spatial_v2a.inference.evaluation.sounds import Plan
     from spatial_v2a.inference.evaluation.suite import ClipSuite
 
-    num_jobs = jobs or _num_jobs(device)
+    num_jobs = jobs or _num_jobs(wanted.device)
     if validate:
-        from spatial_v2a.inference.cli.validate import validate_metric
-
         folders = _suite_clips(out, data, num_workers=num_jobs) if suite else data
-        validate_metric(out, choose_clips(folders, num_clips=clips, scenario=scenario))
+        _validate(out, choose_clips(folders, num_clips=clips, scenario=scenario))
         return
     name = checkpoint or (None if audio else "stage")
-    settings = EngineSettings(seed=seed, nfe=nfe, without=_streams(without))
-    system = (
-        load_system(
-            name,
-            settings=settings,
-            device=device,
-            objects=objects.value,
-            detector=detector,
-            detector_weights=detector_weights,
-            run_as=run_as,
-        )
-        if name
-        else None
-    )
+    system = wanted.load() if name else None
     if suite is not None:
         data = _suite_clips(out, data, num_workers=num_jobs)
     chosen = choose_clips(data, num_clips=clips, scenario=scenario, silence_folders=silence)
@@ -192,7 +165,7 @@ def evaluate(
         classifier=_load_classifier(classifier),
         seed=seed,
         num_jobs=num_jobs,
-        progress=lambda line: print(line, flush=True),
+        progress=_say,
     )
     description = {
         "suite": suite.value if suite else "none",
@@ -201,13 +174,148 @@ def evaluate(
         "data": [str(folder) for folder in data],
         "seed": seed,
         "settings": str(system.settings) if system else "none",
-        "as": (run_as or "dub, by PyTorch alone") if system else "none",
-        "objects": objects.value if system else "none",
+        "as": wanted.command if system else "none",
+        "objects": wanted.objects if system else "none",
         "detector": system.model.config.perception.boxes_from if system else "none",
-        "device": device,
+        "device": wanted.device,
     }
     print(report.run(description))
     print(f"report: {out / 'report.md'}")
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """The checkpoint to measure, and how it is to run, as the options say."""
+
+    checkpoint: str
+    seed: int
+    nfe: int | None
+    without: tuple[str, ...]
+    objects: Literal["apart", "together"]
+    run_as: Literal["dub", "live"] | None
+    detector: str | None
+    detector_weights: Path | None
+    device: str
+    fov_deg: float | None
+
+    @property
+    def command(self) -> str:
+        """The command whose sounds are measured, for the report."""
+        return self.run_as or "dub, by PyTorch alone"
+
+    def load(self, *, is_footage: bool = False) -> "System":
+        """Opens it; for footage a detector is chosen for every video unless one is named."""
+        from spatial_v2a.concepts import AUTO
+        from spatial_v2a.inference.evaluation.generate import load_system
+
+        return load_system(
+            self.checkpoint,
+            settings=engine_settings(seed=self.seed, nfe=self.nfe, without=self.without),
+            device=self.device,
+            objects=self.objects,
+            fov_deg=self.fov_deg,
+            detector=self.detector or (AUTO if is_footage else None),
+            detector_weights=self.detector_weights,
+            run_as=self.run_as,
+        )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _run_footage(folder: Path, out: Path, wanted: _Wanted, *, clips: int | None) -> None:
+    """Scores a checkpoint on footage whose positions nobody knows; the same command resumes."""
+    from spatial_v2a.concepts import AUTO
+    from spatial_v2a.inference.evaluation.footage import find_footage, spread
+    from spatial_v2a.inference.evaluation.suite import FootageSuite
+
+    found = find_footage(folder, out=out)
+    chosen = spread(found.candidates, clips)
+    system = wanted.load(is_footage=True)
+    out.mkdir(parents=True, exist_ok=True)
+    suite = FootageSuite(
+        found=found,
+        chosen=chosen,
+        out=out,
+        system=system,
+        seed=wanted.seed,
+        progress=_say,
+    )
+    description = {
+        "footage": str(folder),
+        "checkpoint": wanted.checkpoint,
+        "seed": wanted.seed,
+        "settings": str(system.settings),
+        "as": wanted.command,
+        "objects": wanted.objects,
+        "device": wanted.device,
+        "field of view": f"{wanted.fov_deg:g} deg",
+        "detector": wanted.detector or AUTO,
+    }
+    print(suite.run(description))
+    print(f"report: {out / 'report.md'}")
+
+
+def _run_long(video: Path, out: Path, wanted: _Wanted, *, minutes: int) -> None:
+    """Dubs a video for minutes on end, as a command does, and says what changed."""
+    import torch
+
+    from spatial_v2a.conditioning.video import open_video
+    from spatial_v2a.files import write_text
+    from spatial_v2a.inference.evaluation.longrun import draw_long_run, long_run
+
+    source = open_video(video)
+    system = wanted.load()
+    out.mkdir(parents=True, exist_ok=True)
+    result = long_run(
+        system,
+        partial(source.ticks, max_width=system.max_width),
+        minutes=minutes,
+        progress=_say,
+    )
+    data = {"video": str(video), "video_s": float(source.duration), "seed": wanted.seed}
+    data["device"] = wanted.device
+    data["detector"] = system.model.config.perception.boxes_from
+    data["engine_weights"] = system.settings.weights
+    data |= {"as": wanted.run_as, "objects": wanted.objects}
+    data |= {
+        "threads": 1 if wanted.device == "cpu" else torch.get_num_threads(),
+        **result.as_json(),
+    }
+    write_text(out / "long_run.json", json.dumps(data, indent=1) + "\n")
+    title = f"{wanted.checkpoint} on {wanted.device}, {minutes} minutes of {video.name} in one run"
+    draw_long_run(out / "long_run.png", result, title=title)
+    print(
+        f"memory {result.memory_growth_mb:+.1f} MB after minute 1, "
+        f"level {result.level_db:+.2f} dB, worst band {result.worst_band_db:.2f} dB, "
+        f"side/mid {result.side_over_mid_db:+.2f} dB, "
+        f"median tick {100 * result.tick_change:+.1f} % (perception begun anew "
+        f"{100 * result.fresh_change:+.1f} %, the tick beside it "
+        f"{100 * result.tick_change_beside_fresh:+.1f} %, a line through all minutes "
+        f"{100 * result.trend_beside_fresh:+.1f} %), "
+        f"{result.realtime_factor:.2f} x real time"
+    )
+    print(f"report: {out / 'long_run.json'}, picture: {out / 'long_run.png'}")
+
+
+def _validate(out: Path, chosen: "Chosen") -> None:
+    """Scores known errors of the pan on these clips: validation.md and validation.png."""
+    from spatial_v2a.inference.evaluation.clips import clip_record, read_clips
+    from spatial_v2a.inference.evaluation.rows import GROUND_TRUTH, stored_row
+    from spatial_v2a.inference.evaluation.store import SoundStore
+    from spatial_v2a.inference.evaluation.validation import validate
+
+    out.mkdir(parents=True, exist_ok=True)
+    store = SoundStore(out / "audio")
+    records = []
+    for number, clip in enumerate(read_clips(chosen, chosen.scored)):
+        records.append(clip_record(clip, number))
+        store.save(GROUND_TRUTH, records[-1].key, clip.audio_LC(), stamp="", notes={})
+    ground_truth = stored_row(store, GROUND_TRUTH, "ground truth")
+    validate(records, ground_truth=ground_truth, folder=out, progress=_say)
+    print((out / "validation.md").read_text())
+    print(f"table and picture: {out / 'validation.md'}, {out / 'validation.png'}")
 
 
 def _num_jobs(device: str) -> int:
@@ -226,12 +334,9 @@ def _suite_clips(out: Path, data: list[Path] | None, *, num_workers: int) -> lis
 
     spec = load_suite()
 
-    def progress(line: str) -> None:
-        print(line, flush=True)
-
-    folders = data or record_suite(spec, out / "clips", num_workers=num_workers, progress=progress)
+    folders = data or record_suite(spec, out / "clips", num_workers=num_workers, progress=_say)
     check_clips(spec, folders)
-    progress(f"{len(spec.digests)} clips, version {spec.version}: every hash is right")
+    _say(f"{len(spec.digests)} clips, version {spec.version}: every hash is right")
     return in_suite_order(spec, folders)
 
 
@@ -271,16 +376,6 @@ def _check_footage(
     for name, value in refused.items():
         if value:
             raise UserError(f"--suite footage has no use for {name}; leave it out")
-
-
-def _streams(names: list[str] | None) -> tuple[str, ...]:
-    """Checked stream names."""
-    from spatial_v2a.conditioning.perception import CUES
-
-    for name in names or []:
-        if name not in CUES:
-            raise UserError(f"unknown stream {name!r}; choose among {', '.join(CUES)}")
-    return tuple(names or ())
 
 
 def _is_writable(folder: Path) -> bool:

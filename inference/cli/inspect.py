@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from spatial_v2a.inference.cli.plain_json import json_text
-from spatial_v2a.inference.cli.progress import progress
+from spatial_v2a.inference.cli.options import AsJson, Checkpoint, Fov, Overwrite
+from spatial_v2a.inference.cli.output import json_text, progress
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.inspect.report import FileReport, InspectJob
@@ -22,19 +22,13 @@ def inspect(
         Path | None,
         typer.Option("--out", "-o", help="Folder for the pictures; default: beside each file."),
     ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(help="Whose detector looks for swapped channels.", metavar="NAME")
-    ] = "stage",
+    checkpoint: Checkpoint = "stage",
     no_boxes: Annotated[
         bool, typer.Option("--no-boxes", help="Do not compare the sound with the picture.")
     ] = False,
-    fov: Annotated[
-        float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace pictures that exist.")
-    ] = False,
+    fov: Fov = None,
+    as_json: AsJson = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Says how stereo a sound really is, and whether left and right agree with the picture."""
     from spatial_v2a.inference.inspect.report import as_json as report_json

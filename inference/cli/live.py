@@ -18,14 +18,24 @@ import typer
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.options import (
-    OBJECTS_HELP,
+    Checkpoint,
     Detector,
     DetectorWeights,
+    Device,
+    DeviceName,
+    Fov,
+    Guidance,
     HeardObjects,
-    Stream,
+    Nfe,
+    Objects,
+    Overwrite,
+    Seed,
+    SpatialGuidance,
+    Without,
     command_line,
-    say_loading,
+    streams,
 )
+from spatial_v2a.inference.cli.output import say_loading
 
 if TYPE_CHECKING:
     from spatial_v2a.conditioning.video import VideoSource
@@ -50,38 +60,17 @@ def live(
     sink: Annotated[
         str, typer.Option(help="speakers, a .wav or .flac file, or - for raw samples on stdout.")
     ] = SPEAKERS,
-    checkpoint: Annotated[
-        str, typer.Option(help="Folder, bundled name or hub id.", metavar="NAME")
-    ] = "stage",
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**62 - 1, help="Same seed, same pictures: same sound.")
-    ] = 0,
-    nfe: Annotated[
-        int | None,
-        typer.Option(
-            min=1, max=256, help="Evaluations of the head.", show_default="checkpoint's own"
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=20, help="Weight of all that is seen.", show_default="checkpoint's own"
-        ),
-    ] = None,
-    spatial_guidance: Annotated[
-        float, typer.Option(min=0, max=20, help="Weight of depth and boxes; 1 is plain.")
-    ] = 1.0,
-    without: Annotated[
-        list[Stream] | None,
-        typer.Option(help="Leave a stream out; repeatable."),
-    ] = None,
-    fov: Annotated[
-        float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
-    ] = None,
-    objects: Annotated[HeardObjects, typer.Option(help=OBJECTS_HELP)] = HeardObjects.apart,
+    checkpoint: Checkpoint = "stage",
+    seed: Seed = 0,
+    nfe: Nfe = None,
+    guidance: Guidance = None,
+    spatial_guidance: SpatialGuidance = 1.0,
+    without: Without = None,
+    fov: Fov = None,
+    objects: Objects = None,
     detector: Detector = None,
     detector_weights: DetectorWeights = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: DeviceName = Device.auto,
     weights: Annotated[
         Literal["float32", "int8", "bfloat16"] | None,
         typer.Option(
@@ -130,9 +119,7 @@ def live(
     as_json: Annotated[
         bool, typer.Option("--json", help="End with one line of JSON; on stderr with --sink -.")
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file that exists.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Sound for a picture while it plays; Ctrl-C ends it and leaves a whole file."""
     from spatial_v2a.concepts import AUTO, STAGE
@@ -162,7 +149,7 @@ def live(
         to = stack.enter_context(
             _opened_sink(sink, pcm, marks, keeps_time=not fast, overwrite=overwrite)
         )
-        model = _model(checkpoint, device, detector, detector_weights)
+        model = _model(checkpoint, str(device), detector, detector_weights)
         file = video
         if detector == AUTO and video is None and is_file(source):
             file = open_video(Path(source))
@@ -173,10 +160,10 @@ def live(
                 nfe=nfe,
                 guidance=guidance,
                 spatial_guidance=spatial_guidance,
-                without=tuple(name.value for name in without or []),
+                without=streams(without),
                 fov_deg=fov,
                 weights=weights or _weights(model, is_fast=fast),
-                objects=objects.value,
+                objects=(objects or HeardObjects.apart).value,
                 detector=detector or STAGE,
                 is_live=not fast,
                 source=file,

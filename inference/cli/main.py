@@ -9,94 +9,28 @@ import threading
 from typing import NoReturn
 
 from spatial_v2a.conditioning.console import build_command, new_app, run_app
+from spatial_v2a.inference.cli.bench import bench
+from spatial_v2a.inference.cli.dub import demo, dub
+from spatial_v2a.inference.cli.evaluate import evaluate
+from spatial_v2a.inference.cli.inspect import inspect
+from spatial_v2a.inference.cli.lists import detectors_app, sounds_app
+from spatial_v2a.inference.cli.live import live
+from spatial_v2a.inference.cli.marks import provenance, watermark_app
 from spatial_v2a.inference.cli.options import keep_command_line
+from spatial_v2a.inference.cli.tracks import tracks
 from spatial_v2a.processes import keep_memory_flat
 
 app = new_app(help="Sound for silent video: stereo that follows the source.")
 
 
-def _register_dub() -> None:
-    from spatial_v2a.inference.cli.dub import demo, dub
-
-    app.command()(dub)
-    app.command()(demo)
-
-
-_register_dub()
-
-
-def _register_evaluate() -> None:
-    from spatial_v2a.inference.cli.evaluate import evaluate
-
-    app.command()(evaluate)
-
-
-_register_evaluate()
-
-
-def _register_inspect() -> None:
-    from spatial_v2a.inference.cli.inspect import inspect
-
-    app.command()(inspect)
-
-
-_register_inspect()
-
-
-def _register_bench() -> None:
-    from spatial_v2a.inference.cli.bench import bench
-
-    app.command()(bench)
-
-
-_register_bench()
-
-
-def _register_live() -> None:
-    from spatial_v2a.inference.cli.live import live
-
-    app.command()(live)
-
-
-_register_live()
-
-
-def _register_tracks() -> None:
-    from spatial_v2a.inference.cli.tracks import tracks
-
-    app.command()(tracks)
-
-
-_register_tracks()
-
-
-def _register_detectors() -> None:
-    from spatial_v2a.inference.cli.detectors import detectors_app
-
-    app.add_typer(detectors_app, name="detectors")
-
-
-_register_detectors()
-
-
-def _register_sounds() -> None:
-    from spatial_v2a.inference.cli.sounds import sounds_app
-
-    app.add_typer(sounds_app, name="sounds")
-
-
-_register_sounds()
-
-
-def _register_marks() -> None:
-    from spatial_v2a.inference.cli.provenance import provenance
-    from spatial_v2a.inference.cli.watermark import watermark_app
-
-    app.command()(provenance)
-    app.add_typer(watermark_app, name="watermark")
-
-
-_register_marks()
+for _command in (dub, demo, evaluate, inspect, bench, live, tracks, provenance):
+    app.command()(_command)
+for _name, _group in (
+    ("detectors", detectors_app),
+    ("sounds", sounds_app),
+    ("watermark", watermark_app),
+):
+    app.add_typer(_group, name=_name)
 
 
 def main() -> None:

@@ -1,16 +1,12 @@
 """Options that several commands share, and how they become settings."""
 
-import os
 import shlex
-import sys
-import time
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from spatial_v2a.conditioning.console import is_quiet
 from spatial_v2a.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,23 +36,30 @@ class HeardObjects(StrEnum):
     together = "together"
 
 
-OBJECTS_HELP = (
-    "How two or more objects in the picture are heard: each by a stream of the engine of its own,"
-    " or all by one."
+CHECKPOINT = typer.Option(
+    help="Checkpoint folder, bundled name or hub id.", metavar="NAME", show_default="stage"
 )
-Checkpoint = Annotated[
-    str, typer.Option(help="Checkpoint folder, bundled name or hub id.", metavar="NAME")
-]
+FOV = typer.Option(help="Horizontal field of view of the picture in degrees.")
+_OBJECTS = typer.Option(
+    help="How two or more objects in the picture are heard: each by a stream of the engine of its"
+    " own, or all by one.",
+    show_default="apart",
+)
+# What is drawn, and from what: the same in every command that makes sound.
+Checkpoint = Annotated[str, CHECKPOINT]
 Seed = Annotated[int, typer.Option(help="Same seed, same sound.")]
 Nfe = Annotated[
     int | None,
-    typer.Option(help="Evaluations of the head per tick; default: the checkpoint's own."),
+    typer.Option(help="Evaluations of the head per tick.", show_default="checkpoint's own"),
 ]
 Guidance = Annotated[
     float | None,
     typer.Option(help="Weight of all that is seen; 1 is plain.", show_default="checkpoint's own"),
 ]
 SpatialGuidance = Annotated[float, typer.Option(help="Weight of depth and boxes; 1 is plain.")]
+Without = Annotated[list[Stream] | None, typer.Option(help="Leave a stream out; repeatable.")]
+Objects = Annotated[HeardObjects | None, _OBJECTS]
+Fov = Annotated[float | None, FOV]
 Detector = Annotated[
     str | None,
     typer.Option(
@@ -88,28 +91,6 @@ AsJson = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 
 
-def say_loading(what: str | Path | None) -> None:
-    """Says on stderr that work has begun, where torch is still to be loaded, which takes seconds.
-
-    Args:
-        what: the checkpoint, or the sounds in its place; None is the bundled one.
-    """
-    if "torch" not in sys.modules and not is_quiet():
-        typer.echo(f"loading {what or 'stage'} ...", err=True)
-
-
-def process_age_s() -> float:
-    """Seconds since this process began; where the system does not say, since this was imported."""
-    try:
-        # Field 22 of proc(5), counted after the name, which may hold anything.
-        fields = Path("/proc/self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
-        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
-    except (OSError, AttributeError, IndexError, ValueError):
-        return time.perf_counter() - _IMPORTED_AT_S
-
-
-_IMPORTED_AT_S = time.perf_counter()
 _arguments: list[str] = []
 
 
@@ -121,6 +102,11 @@ def keep_command_line(arguments: list[str]) -> None:
 def command_line() -> str:
     """The command line as it was given, quoted for a shell."""
     return shlex.join(["spatial-v2a", *_arguments])
+
+
+def streams(without: list[Stream] | None) -> tuple[str, ...]:
+    """Names of the streams to leave out."""
+    return tuple(map(str, without or []))
 
 
 def engine_settings(**values: object) -> "EngineSettings":

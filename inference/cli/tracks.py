@@ -5,20 +5,23 @@ Run: spatial-v2a tracks VIDEO [-o tracks.jsonl]
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from spatial_v2a.conditioning.console import is_quiet
 from spatial_v2a.inference.cli.options import (
     AsJson,
+    Checkpoint,
     Detector,
     DetectorWeights,
+    Device,
+    DeviceName,
+    Fov,
+    Overwrite,
     Sound,
-    say_loading,
 )
-from spatial_v2a.inference.cli.plain_json import json_text
-from spatial_v2a.inference.cli.progress import progress
+from spatial_v2a.inference.cli.output import json_text, progress, say_loading
 
 if TYPE_CHECKING:
     from spatial_v2a.inference.dub.track_writer import TracksJob, TracksResult, TrackWriter
@@ -33,21 +36,13 @@ def tracks(
         Path | None,
         typer.Option("--out", "-o", help="JSONL to write, or a folder; default: beside VIDEO."),
     ] = None,
-    checkpoint: Annotated[
-        str, typer.Option(help="Whose detector and depth look at it.", metavar="NAME")
-    ] = "stage",
+    checkpoint: Checkpoint = "stage",
     detector: Detector = None,
     detector_weights: DetectorWeights = None,
     sound: Sound = None,
-    fov: Annotated[
-        float | None, typer.Option(help="Horizontal field of view of the picture in degrees.")
-    ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto takes a GPU when there is one.")
-    ] = "auto",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace files that exist.")
-    ] = False,
+    fov: Fov = None,
+    device: DeviceName = Device.auto,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     picture: Annotated[
         bool, typer.Option("--picture/--no-picture", help="Also draw NAME.tracks.png.")
@@ -63,7 +58,7 @@ def tracks(
     job = plan_tracks(video, out=out, overwrite=overwrite, has_picture=picture)
     pipeline = Pipeline(
         checkpoint,
-        device=device,
+        device=str(device),
         fov_deg=fov,
         detector=detector or AUTO,
         detector_weights=detector_weights,

