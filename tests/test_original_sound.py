@@ -11,10 +11,18 @@ from pymediainfo import MediaInfo
 
 from spatial_v2a.conditioning.video import open_video, write_video
 from spatial_v2a.errors import UserError
-from spatial_v2a.inference.dub.finishing import Finish, measure, plan_finish
 from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
-from spatial_v2a.inference.dub.loudness import Limiter, LoudnessMeter
-from spatial_v2a.inference.dub.mixing import Extent, MixSettings, mix_extent, mixed_pieces
+from spatial_v2a.inference.dub.mixing import (
+    Extent,
+    Finish,
+    Limiter,
+    LoudnessMeter,
+    MixSettings,
+    measure,
+    mix_extent,
+    mixed_pieces,
+    plan_finish,
+)
 from spatial_v2a.inference.dub.mux import open_sink
 from spatial_v2a.inference.dub.original_sound import original_tracks, track_pieces
 from spatial_v2a.timing import TIMING

@@ -15,8 +15,7 @@ from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.main import run
 from spatial_v2a.inference.dub.jobs import DubOptions, plan_jobs
-from spatial_v2a.inference.dub.observations import Observations
-from spatial_v2a.inference.dub.separation import WINDOW, divided
+from spatial_v2a.inference.dub.stems import WINDOW, Observations, divided
 from spatial_v2a.inference.engine.object_mix import ObjectStreams
 from spatial_v2a.inference.marking.reading import State, read_provenance
 from spatial_v2a.timing import TIMING

@@ -13,17 +13,21 @@ from PIL import Image
 from spatial_v2a.audio.onsets import OnsetMeter, onset_times_s
 from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures, empty_features
-from spatial_v2a.inference.dub.take_faults import find_clicks, outside_rhythm
-from spatial_v2a.inference.dub.take_meter import TakeMeter
-from spatial_v2a.inference.dub.take_ranking import (
+from spatial_v2a.inference.dub.take_meter import TakeMeter, find_clicks, outside_rhythm
+from spatial_v2a.inference.dub.take_report import (
     behind,
+    draw_takes,
     ranking_json,
     ranking_markdown,
     ranking_table,
 )
-from spatial_v2a.inference.dub.take_report import draw_takes
-from spatial_v2a.inference.dub.take_scene import MAX_THUMBNAILS, SceneNotes
-from spatial_v2a.inference.dub.take_scores import TakeScore, rank_takes, score_take
+from spatial_v2a.inference.dub.take_scores import (
+    MAX_THUMBNAILS,
+    SceneNotes,
+    TakeScore,
+    rank_takes,
+    score_take,
+)
 from spatial_v2a.timing import TIMING
 
 TICK = TIMING.samples_per_tick

@@ -29,9 +29,9 @@ from spatial_v2a.conditioning.detectors import GENERAL
 from spatial_v2a.conditioning.nanodet import weights_path
 from spatial_v2a.conditioning.track_edits import MuteGate
 from spatial_v2a.files import Outputs, cannot_write
-from spatial_v2a.inference.dub.finishing import Finish
 from spatial_v2a.inference.dub.heard import HeardObjects, ObjectNotes
 from spatial_v2a.inference.dub.jobs import DubJob
+from spatial_v2a.inference.dub.mixing import Finish
 from spatial_v2a.inference.dub.spool import Spool
 from spatial_v2a.inference.dub.stems import StemRecorder, write_stems
 from spatial_v2a.inference.dub.take_files import (

@@ -18,9 +18,8 @@ from spatial_v2a.audio.panning import narrowed
 from spatial_v2a.audio.stereo import StereoMeter, summarize
 from spatial_v2a.files import Outputs
 from spatial_v2a.inference.dub.dubber import Dubber, DubResult, write_errors_as_user_errors
-from spatial_v2a.inference.dub.finishing import Finish, plan_finish
 from spatial_v2a.inference.dub.heard import ObjectNotes
-from spatial_v2a.inference.dub.mixing import Extent, mixed_pieces
+from spatial_v2a.inference.dub.mixing import Extent, Finish, mixed_pieces, plan_finish
 from spatial_v2a.inference.dub.redo_plan import RedoPlan
 from spatial_v2a.inference.dub.splice import AacPackets
 from spatial_v2a.inference.dub.take_files import FinishedTake, write_file

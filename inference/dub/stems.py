@@ -4,9 +4,14 @@ DIR/mix.flac      the generated sound of the dub, before the original sound and 
 DIR/003-bell.flac what of it belongs to object 3; 003-bell.json its curves
 DIR/rest.flac     what belongs to no object
 DIR/stems.json    the list of all
-Legend: P parts, S object streams, L samples, C audio channels, T ticks.
+The mix is divided by soft masks: the objects' own renders say who has which share. Wiener filtering
+with one spectrogram per part (Liutkus & Badeau 2015, eq. 3): what the parts get sums to the mix,
+because the masks sum to one in every cell of the short-time Fourier transform.
+Legend: P parts, S per-object streams, L samples, C audio channels, T ticks, W window,
+F frequencies.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,15 +23,12 @@ import soundfile
 
 from spatial_v2a.audio.stereo import StereoMeter, level_dbfs, level_difference_db
 from spatial_v2a.concepts import vocabulary_names
-from spatial_v2a.conditioning.boxes import Box
-from spatial_v2a.features import FrameFeatures
+from spatial_v2a.conditioning.boxes import Box, slots_of
+from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.files import Outputs
-from spatial_v2a.geometry import depth_m_from_nearness
-from spatial_v2a.inference.dub.finishing import Finish
+from spatial_v2a.geometry import azimuth_rad, depth_m_from_nearness
 from spatial_v2a.inference.dub.jobs import DubJob
-from spatial_v2a.inference.dub.mixing import Extent, MixSettings, mixed_pieces, ticks_of
-from spatial_v2a.inference.dub.observations import Observation, Observations
-from spatial_v2a.inference.dub.separation import divided
+from spatial_v2a.inference.dub.mixing import Extent, Finish, MixSettings, mixed_pieces, ticks_of
 from spatial_v2a.inference.dub.spool import Spool
 from spatial_v2a.inference.engine.allocator import Part
 from spatial_v2a.inference.engine.object_mix import Heard
@@ -34,6 +36,109 @@ from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach
 from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
+
+# A hop of half a tick: the window is long enough to part tones, short enough to part steps.
+WINDOW = 2 * TIMING.samples_per_tick
+HOP = WINDOW // 4
+# Power per frequency below which a render says nothing: -90 dBFS.
+FLOOR = 10 ** (-90 / 10) * WINDOW
+
+
+def divided(mix: Iterator[np.ndarray], renders: list[Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
+    """The mix divided among its parts and a rest.
+
+    Args:
+        mix: float32 [L, 2] pieces of one tick (the last one may be shorter).
+        renders: each part alone, in the same pieces.
+
+    Yields:
+        float32 [P + 1, L, 2], the rest last; joined, as long as the mix, and their sum is the mix.
+    """
+    num_streams, window_W11 = len(renders) + 1, _window()[:, None, None]
+    inputs_WPC = np.zeros((WINDOW, num_streams, TIMING.num_channels), np.float32)
+    output_WPC = np.zeros_like(inputs_WPC)
+    waiting_LPC = inputs_WPC[:0]
+    # The first samples that leave stand before the sound: no window has covered them whole.
+    num_early, num_left = WINDOW - HOP, 0
+    for pieces in itertools.chain(zip(mix, *renders, strict=True), [None]):
+        if pieces is None:
+            added_LPC = np.zeros((WINDOW, num_streams, TIMING.num_channels), np.float32)
+        else:
+            added_LPC = np.stack(pieces, axis=1)
+            num_left += len(added_LPC)
+        waiting_LPC = np.concatenate([waiting_LPC, added_LPC])
+        done = []
+        while len(waiting_LPC) >= HOP:
+            inputs_WPC = np.concatenate([inputs_WPC[HOP:], waiting_LPC[:HOP]])
+            waiting_LPC = waiting_LPC[HOP:]
+            output_WPC += window_W11 * _masked(window_W11 * inputs_WPC)
+            done.append(output_WPC[:HOP])
+            output_WPC = np.concatenate([output_WPC[HOP:], np.zeros_like(output_WPC[:HOP])])
+        out_LPC = np.concatenate(done) if done else output_WPC[:0]
+        skipped = min(num_early, len(out_LPC))
+        num_early -= skipped
+        out_LPC = out_LPC[skipped : skipped + num_left]
+        num_left -= len(out_LPC)
+        if len(out_LPC):
+            yield out_LPC.transpose(1, 0, 2)
+
+
+def _masked(inputs_WPC: np.ndarray) -> np.ndarray:
+    """Spectra of mix (first) and renders in, the mix's spectrum divided out; [W, P + 1, C]."""
+    spectra_FPC = np.fft.rfft(inputs_WPC, axis=0)
+    power_FPC = np.abs(spectra_FPC[:, 1:]) ** 2
+    share_FPC = power_FPC / (power_FPC.sum(axis=1, keepdims=True) + FLOOR)
+    rest_F1C = 1.0 - share_FPC.sum(axis=1, keepdims=True)
+    shares = np.concatenate([share_FPC, rest_F1C], axis=1)
+    return np.fft.irfft(shares * spectra_FPC[:, :1], n=WINDOW, axis=0).astype(np.float32)
+
+
+def _window() -> np.ndarray:
+    """Root of a periodic Hann window, used before and after; overlapped by four it sums to one."""
+    phase_W = 2 * np.pi * np.arange(WINDOW) / WINDOW
+    return np.sqrt((0.5 - 0.5 * np.cos(phase_W)) / 2).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Observation:
+    """An object in one tick: bearing in degrees, positive to the left, and nearness 0..1."""
+
+    tick: int
+    azimuth_deg: float
+    nearness: float
+
+
+class Observations:
+    """Notes the objects of one tick after another; boxes that are only held are no observations.
+
+    Attributes:
+        of_object: every object's observations, by its id.
+        class_index: the newest class of every object, by its id.
+    """
+
+    def __init__(self) -> None:
+        self.of_object: dict[int, list[Observation]] = {}
+        self.class_index: dict[int, int] = {}
+        self._tick = 0
+
+    def add(self, features: FrameFeatures, boxes: tuple[Box, ...], *, fov_deg: float) -> None:
+        """Notes a tick.
+
+        Args:
+            features: of the whole tick, [1, 1].
+            boxes: the tick's boxes, in the order in which `features` was made of them.
+            fov_deg: horizontal field of view, degrees.
+        """
+        near_K = features.boxes_BTKF[0, 0, :, BOX_FIELDS.index("nearness")].tolist()
+        for slot, place in enumerate(slots_of(boxes, len(near_K))):
+            box = boxes[place]
+            if not box.is_persisted:
+                bearing_deg = float(np.degrees(azimuth_rad(box.cx, fov_deg)))
+                seen = self.of_object.setdefault(box.track_id, [])
+                seen.append(Observation(self._tick, bearing_deg, near_K[slot]))
+                self.class_index[box.track_id] = box.class_index
+        self._tick += 1
+
 
 # Shorter observations are mostly mistakes of the detector; their sound goes to the rest.
 MIN_SEEN_TICKS = TIMING.tick_hz // 2

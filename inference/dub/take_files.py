@@ -13,21 +13,19 @@ import numpy as np
 from spatial_v2a.audio.stereo import StereoMeter, StereoSummary, summarize
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import Outputs
-from spatial_v2a.inference.dub.finishing import Finish, plan_finish
 from spatial_v2a.inference.dub.jobs import DubJob, Take
-from spatial_v2a.inference.dub.loudness import Loudness, LoudnessMeter
-from spatial_v2a.inference.dub.mixing import mixed_pieces
+from spatial_v2a.inference.dub.mixing import (
+    Finish,
+    Loudness,
+    LoudnessMeter,
+    mixed_pieces,
+    plan_finish,
+)
 from spatial_v2a.inference.dub.mux import KeptPackets, open_sink
 from spatial_v2a.inference.dub.original_sound import original_energies
 from spatial_v2a.inference.dub.spool import Spool
 from spatial_v2a.inference.dub.take_meter import TakeMeter
-from spatial_v2a.inference.dub.take_ranking import (
-    ranking_json,
-    ranking_markdown,
-    ranking_table,
-)
-from spatial_v2a.inference.dub.take_scene import SceneNotes
-from spatial_v2a.inference.dub.take_scores import score_take
+from spatial_v2a.inference.dub.take_scores import SceneNotes, score_take
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach, sidecar_of, unsigned_comment
 from spatial_v2a.perception_config import PerceptionConfig
@@ -211,7 +209,13 @@ def write_takes_ranking(
     """Ranks several takes; returns the table, and the JSON, Markdown and picture written."""
     if job.ranking is None or notes.scene is None:
         return "", ()
-    from spatial_v2a.inference.dub.take_report import draw_takes
+    # It draws, and matplotlib takes a second to load.
+    from spatial_v2a.inference.dub.take_report import (
+        draw_takes,
+        ranking_json,
+        ranking_markdown,
+        ranking_table,
+    )
 
     names, title = [take.out.name for take in job.takes], job.source.path.name
     scores = [score_take(notes.scene, judge) for judge in notes.judges]

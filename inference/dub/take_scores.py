@@ -1,24 +1,200 @@
-"""Scores one take against its scene - sync, direction, artefacts - and ranks several takes.
+"""Scores takes against their scene - sync, direction, artefacts - and ranks them.
 
-Legend: T ticks. Bearings in degrees, POSITIVE TO THE LEFT.
+Legend: H, W, C picture rows, columns, colours; T ticks, B noted boxes, K box slots, F box fields,
+E energies (left^2, right^2, product), G shifts from -MAX_SHIFT_TICKS to MAX_SHIFT_TICKS, positive
+when sound is late. Bearings in degrees, POSITIVE TO THE LEFT.
 """
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from PIL import Image
 
-from spatial_v2a.audio.panning import law_azimuth_deg
+from spatial_v2a.audio.panning import law_azimuth_deg, law_level_difference_db, pan_gains
 from spatial_v2a.audio.stereo import pan_curve
+from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.inference.dub.take_meter import TakeMeter
-from spatial_v2a.inference.dub.take_scene import SceneNotes
-from spatial_v2a.inference.dub.take_timing import (
-    MAX_SHIFT_TICKS,
-    contrast,
-    shifted_correlation,
-    speed,
-)
 from spatial_v2a.timing import TIMING
+
+# Motion is measured on pictures this small: film grain averages out, a step of a walker does not.
+GREY_SIZE = (40, 30)
+# A cut to another scene would otherwise be the only motion of a video.
+MOTION_PERCENTILE = 99.0
+# Weaker boxes are guesses, as in the pan picture.
+MIN_SCORE = 0.3
+
+THUMBNAIL_WIDTH = 128
+# Between half of this and this many are kept, whatever the length turns out to be.
+MAX_THUMBNAILS = 16
+
+BOX_NOTES = ("tick", "slot", "class", "bearing_deg", "area", "score")
+
+
+class SceneNotes:
+    """Notes the picture tick by tick: 4 bytes a tick, 24 a box and at most 16 thumbnails.
+
+    Attributes:
+        thumbnails: (tick, small RGB picture), evenly spread.
+    """
+
+    def __init__(self) -> None:
+        self.thumbnails: list[tuple[int, np.ndarray]] = []
+        self._motion, self._boxes = array("f"), array("f")
+        self._last_HW: np.ndarray | None = None
+        self._stride = 1
+
+    def add(self, image_HWC: np.ndarray, features: FrameFeatures) -> None:
+        """Notes one tick.
+
+        Args:
+            image_HWC: picture, RGB uint8, of any size.
+            features: its perception, [1, 1] leading; without boxes none are noted.
+        """
+        image = Image.fromarray(image_HWC)
+        small = image.resize(GREY_SIZE, Image.Resampling.BOX).convert("L")
+        grey_HW = np.asarray(small, dtype=np.float32)
+        tick = len(self._motion)
+        moved = 0.0 if self._last_HW is None else np.abs(grey_HW - self._last_HW).mean()
+        self._motion.append(float(moved))
+        self._last_HW = grey_HW
+        self._note_boxes(tick, features)
+        self._note_thumbnail(tick, image)
+
+    @property
+    def num_ticks(self) -> int:
+        """Ticks noted so far."""
+        return len(self._motion)
+
+    @property
+    def motion_T(self) -> np.ndarray:
+        """Mean absolute change of each picture from the one before, grey levels of 255 [T]."""
+        motion_T = np.array(self._motion)
+        if len(motion_T) == 0:
+            return motion_T
+        return np.minimum(motion_T, np.percentile(motion_T, MOTION_PERCENTILE))
+
+    @property
+    def boxes_BF(self) -> np.ndarray:
+        """All noted boxes, columns as in BOX_NOTES; the area is a fraction of the picture."""
+        return np.array(self._boxes).reshape(-1, len(BOX_NOTES))
+
+    @property
+    def has_box_T(self) -> np.ndarray:
+        """Ticks with a box."""
+        has_box_T = np.zeros(self.num_ticks, bool)
+        has_box_T[self.boxes_BF[:, 0].astype(int)] = True
+        return has_box_T
+
+    @property
+    def bearing_deg_T(self) -> np.ndarray:
+        """Bearing at which the sound of the boxes should be heard [T]; NaN without a box.
+
+        The panning law puts a lone box at its bearing. Of several, nobody knows which one sounds:
+        each adds its energies by its area, as the power of a source and the area of its picture
+        both fall with the square of its distance. The result goes through the very smoothing and
+        clipping of a sound's pan curve, so that both can be compared.
+        """
+        tick_B = self.boxes_BF[:, BOX_NOTES.index("tick")].astype(int)
+        area_B = self.boxes_BF[:, BOX_NOTES.index("area")]
+        bearing_B = self.boxes_BF[:, BOX_NOTES.index("bearing_deg")]
+        gains_BC = pan_gains(law_level_difference_db(bearing_B))
+        energies_TE, area_T = np.zeros((self.num_ticks, 3)), np.zeros(self.num_ticks)
+        np.add.at(energies_TE[:, :2], tick_B, gains_BC**2 * area_B[:, None])
+        np.add.at(area_T, tick_B, area_B)
+        has_box_T = area_T > 0
+        energies_TE[has_box_T] /= area_T[has_box_T, None]
+        return np.where(has_box_T, law_azimuth_deg(pan_curve(energies_TE)), np.nan)
+
+    def _note_boxes(self, tick: int, features: FrameFeatures) -> None:
+        if not bool(features.has_boxes_BT[0, 0]):
+            return
+        fields_KF = features.boxes_BTKF[0, 0].float().cpu().numpy()
+        class_K = features.class_BTK[0, 0].cpu().numpy()
+        field = {name: fields_KF[:, index] for index, name in enumerate(BOX_FIELDS)}
+        is_sure_K = features.box_mask_BTK[0, 0].cpu().numpy() & (field["score"] >= MIN_SCORE)
+        for slot in np.flatnonzero(is_sure_K):
+            bearing_deg = np.degrees(field["azimuth"][slot])
+            area = max(field["w"][slot] * field["h"][slot], 1e-6)
+            values = (tick, slot, class_K[slot], bearing_deg, area, field["score"][slot])
+            self._boxes.extend(float(value) for value in values)
+
+    def _note_thumbnail(self, tick: int, image: Image.Image) -> None:
+        """Keeps every 2^k-th picture, with k growing as the video turns out longer."""
+        if tick % self._stride:
+            return
+        if len(self.thumbnails) == MAX_THUMBNAILS:
+            self.thumbnails = self.thumbnails[::2]
+            self._stride *= 2
+        if tick % self._stride:
+            return
+        height = max(1, round(THUMBNAIL_WIDTH * image.height / image.width))
+        small = image.resize((THUMBNAIL_WIDTH, height), Image.Resampling.BOX)
+        self.thumbnails.append((tick, np.asarray(small)))
+
+
+MAX_SHIFT_TICKS = TIMING.tick_hz
+# Sound up to 45 ms early and 125 ms late passes unnoticed (ITU-R BT.1359): -1 .. 3 ticks.
+EARLIEST_TICKS, LATEST_TICKS = -1, 3
+# Shifts that are compared with: clearly out of time.
+MIN_FAR_TICKS = 6
+# Fewer shared ticks make wild correlations.
+MIN_SHARED_TICKS = TIMING.tick_hz
+# Both ends of a change: 0.1 s before and after.
+SPEED_TICKS = 3
+
+
+def shifted_correlation(picture_T: np.ndarray, sound_T: np.ndarray) -> np.ndarray:
+    """Pearson's r of two curves with holes (NaN) at every shift of the sound [G].
+
+    0 where too little is shared or a curve does not move: no agreement.
+    """
+    shifts = range(-MAX_SHIFT_TICKS, MAX_SHIFT_TICKS + 1)
+    return np.array([_correlation(*_overlap(picture_T, sound_T, shift)) for shift in shifts])
+
+
+def contrast(r_G: np.ndarray) -> float:
+    """Agreement in time minus the mean agreement out of time; 0 for what is unrelated.
+
+    In time is the best of the shifts that pass unnoticed; every other shift gets the best of as
+    many neighbours, so that chance has no advantage.
+    """
+    width = LATEST_TICKS - EARLIEST_TICKS + 1
+    best_G = np.lib.stride_tricks.sliding_window_view(r_G, width).max(axis=-1)
+    shift_G = np.arange(len(best_G)) - MAX_SHIFT_TICKS - EARLIEST_TICKS
+    return float(best_G[shift_G == 0][0] - best_G[np.abs(shift_G) >= MIN_FAR_TICKS].mean())
+
+
+def speed(curve_T: np.ndarray) -> np.ndarray:
+    """Absolute change over 2 SPEED_TICKS around each tick [T]; NaN at the ends and beside holes.
+
+    Without its sign it does not know left from right: swapped channels stay in time.
+    """
+    speed_T = np.full(len(curve_T), np.nan)
+    reach = SPEED_TICKS
+    if len(curve_T) > 2 * reach:
+        speed_T[reach:-reach] = np.abs(curve_T[2 * reach :] - curve_T[: -2 * reach])
+    return speed_T
+
+
+def _overlap(x_T: np.ndarray, y_T: np.ndarray, shift: int) -> tuple[np.ndarray, np.ndarray]:
+    length = min(len(x_T), len(y_T))
+    first, last = max(0, -shift), length - max(0, shift)
+    if last <= first:
+        return x_T[:0], y_T[:0]
+    return x_T[first:last], y_T[first + shift : last + shift]
+
+
+def _correlation(x_T: np.ndarray, y_T: np.ndarray) -> float:
+    is_shared_T = ~np.isnan(x_T) & ~np.isnan(y_T)
+    if is_shared_T.sum() < MIN_SHARED_TICKS:
+        return 0.0
+    x, y = x_T[is_shared_T], y_T[is_shared_T]
+    x, y = x - x.mean(), y - y.mean()
+    scale = np.sqrt((x**2).sum() * (y**2).sum())
+    return float((x * y).sum() / scale) if scale > 1e-9 else 0.0
+
 
 # Less motion than this, standard deviation in grey levels of 255, is a still picture.
 STILL_GREY = 0.25
@@ -56,7 +232,7 @@ class TakeScore:
         pan_correlation: of the bearing heard and the boxes' bearing; None where undefined.
         pan_error_deg: mean absolute difference of the two.
         num_heard_ticks: ticks with a box and audible sound, on which direction rests.
-        num_clicks, num_clipped_samples, num_cuts: faults, see take_faults.py.
+        num_clicks, num_clipped_samples, num_cuts: faults, see take_meter.py.
         damaged_share: share of the ticks with one of them.
         silent_share: share of the ticks below SILENT_DBFS.
         missing_share: share of the ticks in over a second of silence beside a box.
