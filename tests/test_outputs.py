@@ -433,7 +433,7 @@ def test_any_name_that_is_too_long_is_one_line(tmp_path, clip, capsys, command: 
         assert run([command, *map(str, words)]) == 2
         said = capsys.readouterr().err
         assert said.startswith("error: ") and said.count("\n") == 1, said
-        assert "too long" in said
+        assert "too long" in said and "shorter name" in said, said
 
 
 def test_a_picture_is_named_after_its_file_so_that_is_to_be_renamed(tmp_path: Path) -> None:
@@ -516,14 +516,22 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".wav"])
-def test_a_full_disk_is_said_and_leaves_nothing(mount, clip, dubber, suffix: str) -> None:
-    disk = mount("size=64k")
-    # What is known to be too little is refused before the work, all else when the disk is full.
-    reason = r"No space left on device\); free space or use -o|of scratch in .* are free"
-    with pytest.raises(UserError, match=reason):
-        (job,) = plan_jobs([clip], out=disk / f"out{suffix}")
+@pytest.mark.parametrize("is_before", [True, False], ids=["before", "in-the-middle"])
+def test_a_full_disk_is_said_and_leaves_nothing(
+    mount, clip, dubber, suffix: str, is_before: bool
+) -> None:
+    """What is known to be too little is refused before the work, all else when the disk is full."""
+    disk = mount("size=64k" if is_before else "size=2m")
+    if is_before:
+        with pytest.raises(UserError, match=r"of scratch in .* are free; use -o"):
+            plan_jobs([clip], out=disk / f"out{suffix}")
+        assert names(disk) == []
+        return
+    (job,) = plan_jobs([clip], out=disk / f"out{suffix}")
+    (disk / "others").write_bytes(bytes(2**21 - 2**16))
+    with pytest.raises(UserError, match=r"No space left on device\); free space or use -o"):
         dubber.dub(job)
-    assert names(disk) == []
+    assert names(disk) == ["others"]
 
 
 def test_a_read_only_disk_is_said_before_the_work(mount, clip) -> None:
