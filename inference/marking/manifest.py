@@ -335,22 +335,19 @@ class Manifest:
 
         run_apart(work)
 
-    def sign(
-        self, digest: bytes, credential: Credential, *, start: int = 0, length: int = 0
-    ) -> bytes:
+    def sign(self, digest: bytes, credential: Credential) -> bytes:
         """The manifest alone, bound to a file by the hash of its bytes (C2PA 2.2, "Data Hash").
 
         Args:
-            digest: SHA-256 of the file without the bytes [start, start + length).
+            digest: SHA-256 of the file.
             credential: what signs.
-            start, length: place of the manifest in the file; length 0 for one beside it.
         """
         binding = {
             "name": "jumbf manifest",
             "alg": "sha256",
             "hash": list(digest),
             "pad": [],
-            "exclusions": [{"start": start, "length": length}] if length else [],
+            "exclusions": [],
         }
         assertion = {"label": "c2pa.hash.data", "data": binding, "created": True}
         assertions = [assertion, *self.definition["assertions"]]

@@ -21,7 +21,6 @@ from typing import Any
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import Outputs, cannot_write, written_whole
 from spatial_v2a.inference.dub import mp4
-from spatial_v2a.inference.marking import wav
 from spatial_v2a.inference.marking.manifest import (
     FORMATS,
     LABEL,
@@ -37,8 +36,9 @@ from spatial_v2a.inference.marking.manifest import (
 log = logging.getLogger(__name__)
 
 SIDECAR_SUFFIX = ".c2pa"
-# What the library writes to; WAV has its own writer, see wav.py.
-_LIBRARY_SUFFIXES = {".mp4", ".m4v", ".mov", ".flac"}
+# What the library writes to; it holds a WAV file in memory twice, so a long one gets a sidecar.
+_LIBRARY_SUFFIXES = {".mp4", ".m4v", ".mov", ".flac", ".wav"}
+_MAX_WAV_BYTES = 2**28
 _SOUND_SUFFIXES = {".wav", ".flac"}
 # How the line of an unsigned statement begins; JSON follows.
 UNSIGNED = "Synthetic sound by spatial-v2a, not signed: "
@@ -64,9 +64,9 @@ def sidecar_of(path: Path) -> Path:
 def needs_sidecar(path: Path) -> bool:
     """Whether `attach` is sure to write a sidecar, for checking its place before the work.
 
-    WAV beyond 4 GiB (RF64) gets one too, which its name does not tell.
+    A long WAV file gets one too, which its name does not tell.
     """
-    return signs() and path.suffix.lower() not in _LIBRARY_SUFFIXES | {".wav"}
+    return signs() and path.suffix.lower() not in _LIBRARY_SUFFIXES
 
 
 def unsigned_comment(provenance: Provenance, *, has_picture: bool) -> str | None:
@@ -121,7 +121,8 @@ def attach(
 
     Without a key, sound alone gets its unsigned statement; a video has had it since it was opened.
     With one the file is replaced by a copy with the manifest in it (mp4, m4v, mov, wav, flac).
-    Matroska, WebM, RF64 and what turns out not to take it stay untouched and get a sidecar.
+    Matroska, WebM, WAV beyond 256 MiB and what turns out not to take it stay untouched and get a
+    sidecar.
 
     Args:
         path: the file, complete; its suffix says the container.
@@ -153,7 +154,7 @@ def attach(
         if _is_embedded(path, manifest, credential):
             return []
         sidecar = sidecar_of(out)
-        signed = manifest.sign(wav.digest_of(path), credential)
+        signed = manifest.sign(_digest_of(path), credential)
         with nullcontext(outputs) if outputs else Outputs(overwrite=True) as written:
             written.new(sidecar).write_bytes(signed)
         return [sidecar]
@@ -196,9 +197,9 @@ def _comment(path: Path, line: str | None, out: Path) -> None:
 def _is_embedded(path: Path, manifest: Manifest, credential: Credential) -> bool:
     """Puts the manifest into the file; False when the container cannot hold one."""
     suffix = path.suffix.lower()
-    if suffix == ".wav":
-        return _is_embedded_in_wav(path, manifest, credential)
     if suffix not in _LIBRARY_SUFFIXES:
+        return False
+    if suffix == ".wav" and (path.stat().st_size > _MAX_WAV_BYTES or not _is_riff(path)):
         return False
     import c2pa
 
@@ -212,7 +213,7 @@ def _is_embedded(path: Path, manifest: Manifest, credential: Credential) -> bool
             ):
                 manifest.embed(source, target, FORMATS[suffix], credential)
             num_added = draft.stat().st_size - path.stat().st_size
-            if suffix != ".flac" and not mp4.can_shift(path, num_added):
+            if suffix not in _SOUND_SUFFIXES and not mp4.can_shift(path, num_added):
                 raise c2pa.C2paError.NotSupported("its 32-bit offsets are used up")
     except (c2pa.C2paError.Io, c2pa.C2paError.Signature):
         # The disk or the key: a sidecar would fail as well.
@@ -223,16 +224,15 @@ def _is_embedded(path: Path, manifest: Manifest, credential: Credential) -> bool
     return True
 
 
-def _is_embedded_in_wav(path: Path, manifest: Manifest, credential: Credential) -> bool:
-    def sign(digest: bytes, start: int, length: int) -> bytes:
-        return manifest.sign(digest, credential, start=start, length=length)
+def _is_riff(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"RIFF"
 
-    plan = wav.plan_chunk(path, sign)
-    if plan is None:
-        return False
-    with written_whole(path, overwrite=True) as draft:
-        wav.embed(path, draft, plan, sign)
-    return True
+
+def _digest_of(path: Path) -> bytes:
+    """SHA-256 of a file, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 @contextmanager
@@ -258,7 +258,7 @@ def _digest_of_folder(folder: Path) -> str:
     if not files:
         raise UserError(f"{folder} holds no weights; give a complete checkpoint folder")
     try:
-        lines = [f"{wav.digest_of(file).hex()}  {file.name}\n" for file in files]
+        lines = [f"{_digest_of(file).hex()}  {file.name}\n" for file in files]
     except OSError as error:
         reason = error.strerror or error
         raise UserError(f"cannot read {error.filename} ({reason}); make it readable") from error
