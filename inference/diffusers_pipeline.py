@@ -109,7 +109,12 @@ class SpatialV2APipeline(DiffusionPipeline):
             raise UserError(f"output_type {output_type!r} is unknown; use np or pt")
         if (frames is None) == (video is None) or (fps is None) != (frames is None):
             raise UserError("give a video, or frames with fps")
-        source = None if video is None else open_video(Path(video))
+        if video is None:
+            source, (frames_THWC, rate_hz) = None, _checked(frames, fps)
+            length_s = len(frames_THWC) / rate_hz
+        else:
+            source = open_video(Path(video))
+            length_s = source.duration
         seed = int(torch.randint(MAX_SEED, ())) if generator is None else generator.initial_seed()
         pipeline = Pipeline(
             self.model,
@@ -124,15 +129,12 @@ class SpatialV2APipeline(DiffusionPipeline):
             objects=objects,
             detector=detector,
         )
-        if source is None:
-            frames_THWC, rate_hz = _checked(frames, fps)
-            length_s = len(frames_THWC) / rate_hz
-            images = self._ticks(frames_THWC, rate_hz)
-        else:
-            length_s = source.duration
-            images = source.ticks(max_width=pipeline.perceptions.of(source).max_image_width)
         num_ticks = self.model.timing.num_ticks(length_s)
         pipeline.begin(source, num_ticks=num_ticks)
+        if source is None:
+            images = self._ticks(frames_THWC, rate_hz)
+        else:
+            images = source.ticks(max_width=pipeline.max_width)
         heard = []
         with self.progress_bar(total=num_ticks) as bar, closing(pipeline.run(images)) as ticks:
             for tick in ticks:
