@@ -10,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline, EDMEulerScheduler
 
 from spatial_v2a import Config, UserError
-from spatial_v2a.conditioning.video_write import write_video
+from spatial_v2a.conditioning.video import write_video
 from spatial_v2a.inference.diffusers_pipeline import SpatialV2APipeline
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.samplers import karras_sigmas, sample_euler
