@@ -51,6 +51,21 @@ class SpatialV2APipeline(DiffusionPipeline):
         """Of `audios`, Hz."""
         return self.model.timing.sample_rate_hz
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.latent_mean_D.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the model's weights."""
+        return self.model.latent_mean_D.dtype
+
+    def to(self, *args: torch.device | torch.dtype | str, **kwargs: object) -> Self:
+        """Moves the model, as `torch.nn.Module.to`."""
+        self.model.to(*args, **kwargs)
+        return self
+
     @classmethod
     def from_pretrained(
         cls, path_or_id: str | Path = "stage", *, detector: str | None = None

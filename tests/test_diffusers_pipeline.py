@@ -74,7 +74,8 @@ def numbered(count: int) -> np.ndarray:
 
 def test_components_device_and_saving_are_as_in_diffusers(pipe, tmp_path: Path) -> None:
     assert isinstance(pipe, DiffusionPipeline)
-    assert pipe.components == {"model": pipe.model} and pipe.device.type == "cpu"
+    assert pipe.components == {"model": pipe.model} and pipe.to("cpu") is pipe
+    assert (pipe.device.type, pipe.dtype) == ("cpu", torch.float32)
     assert SpatialV2APipeline(**pipe.components).model is pipe.model
     pipe.save_pretrained(tmp_path / "saved")
     with pytest.raises(UserError, match="exists"):
