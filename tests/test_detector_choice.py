@@ -144,7 +144,7 @@ def test_live_pictures_are_looked_at_smaller(
             Path("unused"),
             tiny_config.perception,
             detector="nanodet",
-            streams=("boxes",),
+            cues=("boxes",),
             is_live=is_live,
         )
     assert asked == [False, True]
