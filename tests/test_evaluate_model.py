@@ -1,6 +1,7 @@
 """The whole report of a tiny checkpoint, its resume, and the long run's figures."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from spatial_v2a.inference.cli.evaluate import evaluate
 from spatial_v2a.inference.engine.engine import Engine, EngineSettings, fastest_weights
 from spatial_v2a.inference.engine.object_mix import ObjectMix
 from spatial_v2a.inference.evaluation import longrun
+from spatial_v2a.inference.evaluation.clips import choose_clips
 from spatial_v2a.inference.evaluation.generate import detect, dub_clips, load_system
-from spatial_v2a.inference.evaluation.sounds import Plan, clip_stamp, generate_group
+from spatial_v2a.inference.evaluation.sounds import Plan, clip_stamp, generate_all, generate_group
 from spatial_v2a.inference.evaluation.store import SoundStore
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.timing import TIMING
@@ -36,12 +38,19 @@ def shards(tmp_path_factory):
     return folder
 
 
-def test_report_of_a_checkpoint_and_its_resume(checkpoint, shards, tmp_path):
-    def run() -> dict:
-        evaluate(tmp_path, data=[shards], checkpoint=str(checkpoint), nfe=2)
-        return json.loads((tmp_path / "report.json").read_text())
+def run(out: Path, checkpoint: Path, shards: Path, **options) -> dict:
+    evaluate(out, data=[shards], checkpoint=str(checkpoint), nfe=2, jobs=1, **options)
+    return json.loads((out / "report.json").read_text())
 
-    report = run()
+
+@pytest.fixture(scope="module")
+def scored(checkpoint, shards, tmp_path_factory) -> tuple[Path, dict]:
+    out = tmp_path_factory.mktemp("report")
+    return out, run(out, checkpoint, shards)
+
+
+def test_report_of_a_checkpoint(scored):
+    out, report = scored
     assert list(report["rows"])[:5] == [
         "ground_truth",
         "codec",
@@ -52,31 +61,45 @@ def test_report_of_a_checkpoint_and_its_resume(checkpoint, shards, tmp_path):
     assert {"mirror_correlation", "mirror_swapped", "silent_scene_dbfs"} <= set(report["checks"])
     assert list(report["checks"]["silent_scene_dbfs"]) == ["still"]
     assert report["run"]["objects"] == "apart"
-    sounds = sorted((tmp_path / "audio" / "model").glob("*.wav"))
+    read = {row: (out / "audio" / row / "walk-a.wav").read_bytes() for row in report["rows"]
+            if row.startswith("model")}  # fmt: skip
+    assert len(set(read.values())) == 3, "streams that are left out, or given, change the sound"
+
+
+def test_its_resume(scored, checkpoint, shards):
+    out, report = scored
+    sounds = sorted((out / "audio" / "model").glob("*.wav"))
     assert [path.stem for path in sounds] == ["still", *KEYS]
     written = [path.stat().st_mtime_ns for path in sounds]
     sounds[1].unlink()
-    assert run() == report
+    assert run(out, checkpoint, shards) == report
     again = [path.stat().st_mtime_ns for path in sounds]
     assert again[0] == written[0] and again[2] == written[2] and again[1] != written[1]
 
 
-def test_streams_that_are_left_out_change_the_sound(checkpoint, shards, tmp_path):
-    evaluate(tmp_path, data=[shards], checkpoint=str(checkpoint), nfe=1, mirror=False, clips=1)
-    read = (tmp_path / "audio" / "model" / "walk-a.wav").read_bytes()
-    for row in ("model_without_depth_boxes", "model_given"):
-        assert read != (tmp_path / "audio" / row / "walk-a.wav").read_bytes(), row
-
-
-def test_a_brief_report_holds_the_model_alone(checkpoint, shards, tmp_path):
-    settings = {"data": [shards], "checkpoint": str(checkpoint), "nfe": 1, "clips": 2}
-    evaluate(tmp_path / "brief", brief=True, given=False, mirror=False, **settings)
-    evaluate(tmp_path / "whole", given=False, mirror=False, **settings)
-    brief, whole = (
-        json.loads((tmp_path / name / "report.json").read_text())["rows"]
-        for name in ("brief", "whole")
+def test_sounds_do_not_depend_on_the_processes(scored, checkpoint, shards, tmp_path):
+    system = load_system(str(checkpoint), settings=EngineSettings(nfe=2))
+    chosen = choose_clips([shards], num_clips=None, scenario=None)
+    lines: list[str] = []
+    generate_all(
+        system,
+        chosen,
+        SoundStore(tmp_path),
+        plan=Plan(given=False, mirror=False, is_brief=True),
+        num_jobs=2,
+        progress=lines.append,
     )
+    assert [line.split(" of ")[0] for line in lines] == ["group 1/2", "group 2/2"]
+    for key in ("still", *KEYS):
+        made, known = ((root / "model" / f"{key}.wav").read_bytes()
+                       for root in (tmp_path, scored[0] / "audio"))  # fmt: skip
+        assert made == known, key
+
+
+def test_a_brief_report_holds_the_model_alone(scored, checkpoint, shards, tmp_path):
+    brief = run(tmp_path, checkpoint, shards, brief=True, given=False, mirror=False)["rows"]
     assert list(brief) == ["ground_truth", "model", "mono"]
+    whole = scored[1]["rows"]
     assert brief == {name: whole[name] for name in brief}, "leaving rows out changes no figure"
 
 
