@@ -108,12 +108,7 @@ class FootageRecord(Record):
 
 
 def footage_record(
-    item: Item,
-    number: int,
-    *,
-    notes: dict[str, dict[str, Any]],
-    original: Original,
-    fov_deg: float,
+    item: Item, number: int, *, notes: dict[str, dict[str, Any]], original: Original, fov_deg: float
 ) -> FootageRecord:
     """What the rows and figures need to know of an item.
 

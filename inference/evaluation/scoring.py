@@ -417,9 +417,7 @@ def picture_sums(audio_LC: np.ndarray, record: Record, *, onsets_s_N: np.ndarray
     columns_px_S = av_align.sound_columns_px(audio_LC, fov_deg=picture.fov_deg)
     return {
         "av_align": av_align.av_align_sums(
-            onsets_s_N,
-            picture.motion_peaks_s,
-            frame_hz=min(picture.picture_hz, TIMING.tick_hz),
+            onsets_s_N, picture.motion_peaks_s, frame_hz=min(picture.picture_hz, TIMING.tick_hz)
         ),
         "spatial_av_align": av_align.spatial_av_align_sums(columns_px_S, picture.edges_px_D),
         "helix_spatial": literature.helix_sums(audio_LC, picture.box_side_T),

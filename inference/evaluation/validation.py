@@ -79,12 +79,7 @@ SWEEPS = {
         lambda amount: amount,
     ),
     "late": Sweep(
-        "late",
-        "ms",
-        (-100, 0, 33, 100, 200, 333),
-        late,
-        "lag_ms",
-        lambda amount: amount,
+        "late", "ms", (-100, 0, 33, 100, 200, 333), late, "lag_ms", lambda amount: amount
     ),
     "scaled": Sweep(
         "bearing times (1 true, 0 mono, -1 mirrored)",
@@ -95,12 +90,7 @@ SWEEPS = {
         lambda amount: amount,
     ),
     "wandering": Sweep(
-        "wandering by noise of",
-        "deg",
-        (0, 2.5, 5, 10, 20, 40),
-        wandering,
-        "skill",
-        None,
+        "wandering by noise of", "deg", (0, 2.5, 5, 10, 20, 40), wandering, "skill", None
     ),
 }
 

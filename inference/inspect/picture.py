@@ -48,7 +48,7 @@ def draw_picture(
         limit = MAX_LEVEL_DIFFERENCE_DB + BIN_DB / 2
         image = place.imshow(
             cells_BN, origin="lower", aspect="auto", extent=(0, end_s, -limit, limit),
-            cmap="magma", vmin=-RANGE_DB, vmax=0, interpolation="nearest",
+            cmap="magma", vmin=-RANGE_DB, vmax=0, interpolation="nearest"
         )  # fmt: skip
         figure.colorbar(image, ax=place, pad=0.01, label="energy (dB below the loudest cell)")
         _draw_curves(place, measured, bearings)
@@ -108,7 +108,7 @@ def _draw_curves(axes: Axes, measured: Measured, bearings: BearingTrack | None) 
         times_P, law_P = times_P[::step], law_P[::step]
         axes.scatter(
             times_P, np.clip(law_P, -MAX_LEVEL_DIFFERENCE_DB, MAX_LEVEL_DIFFERENCE_DB), s=10,
-            color="lime", lw=0, label="largest box, through the engine's panning law",
+            color="lime", lw=0, label="largest box, through the engine's panning law"
         )  # fmt: skip
     axes.legend(loc="upper right", fontsize=8)
 
