@@ -94,6 +94,12 @@ def write_sway(path: Path, *, swapped: bool = False, fps: int = 15, sound: str =
     return path
 
 
+@pytest.fixture(scope="module")
+def sway(tmp_path_factory) -> Path:
+    """Its sound follows its square."""
+    return write_sway(tmp_path_factory.mktemp("sway") / "sway.mkv")
+
+
 def add_sound(video: Path, out: Path, stereo_LC: np.ndarray) -> None:
     with av.open(str(video)) as source, av.open(str(out), "w") as target:
         picture = target.add_stream_from_template(source.streams.video[0])
@@ -316,11 +322,10 @@ def test_the_sound_against_the_picture(tmp_path: Path, options: dict, verdict: s
         assert swap.same_side == pytest.approx(1.0 if verdict == FOLLOWS else 0.0, abs=0.1)
 
 
-def test_no_box_and_no_detector_is_no_evidence(tmp_path: Path) -> None:
-    path = write_sway(tmp_path / "sway.mkv")
-    blind = inspected(path, BoxFinder(lambda image: None)).swap
+def test_no_box_and_no_detector_is_no_evidence(sway: Path) -> None:
+    blind = inspected(sway, BoxFinder(lambda image: None)).swap
     assert blind.verdict == UNKNOWN and blind.num_boxes == 0 and "15 are needed" in blind.reason
-    off = inspected(path, None).swap
+    off = inspected(sway, None).swap
     assert off.verdict == UNKNOWN and "--no-boxes" in off.reason
 
 
@@ -397,12 +402,13 @@ def test_json_is_all_that_is_printed(tmp_path: Path, capsys) -> None:
     assert Path(entry["png"]) == tmp_path / "quiet.wav.stereo.png"
 
 
-def test_the_detector_of_a_checkpoint_runs(tmp_path: Path, tiny_config: Config, capsys) -> None:
+def test_the_detector_of_a_checkpoint_runs(
+    sway: Path, tmp_path: Path, tiny_config: Config, capsys
+) -> None:
     """Random weights see nothing sensible; the command must work and say what it looked at."""
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny", tiny_config)
-    path = write_sway(tmp_path / "sway.mkv")
-    words = ["inspect", str(path), "--checkpoint", str(checkpoint), "--fov", "70", "--json"]
-    assert run(words) == 0
+    words = ["inspect", str(sway), "--checkpoint", str(checkpoint), "--fov", "70", "--json"]
+    assert run([*words, "--out", str(tmp_path)]) == 0
     (entry,) = json.loads(capsys.readouterr().out)["files"]
     assert entry["picture"]["num_pictures"] == 60
     assert entry["picture"]["verdict"] in (FOLLOWS, SWAPPED, UNKNOWN)
@@ -448,11 +454,11 @@ def test_refusals(tmp_path: Path, capsys) -> None:
     assert run(["inspect", str(seen), "--overwrite"]) == 0
 
 
-def test_bad_detector_settings(tmp_path: Path, tiny_config: Config, capsys) -> None:
+def test_bad_detector_settings(sway: Path, tmp_path: Path, tiny_config: Config, capsys) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path / "tiny", tiny_config)
-    path = write_sway(tmp_path / "sway.mkv")
-    assert "field of view 180" in refused(["inspect", path, "--fov", 180], tmp_path, capsys)
+    words = ["inspect", sway, "--out", tmp_path]
+    assert "field of view 180" in refused([*words, "--fov", 180], tmp_path, capsys)
     (checkpoint / "detector-yolo.safetensors").unlink()
-    words = ["inspect", path, "--checkpoint", checkpoint]
-    assert "detector-yolo.safetensors" in refused(words, tmp_path, capsys)
-    assert "no checkpoint" in refused([*words[:3], tmp_path / "no"], tmp_path, capsys)
+    words += ["--checkpoint"]
+    assert "detector-yolo.safetensors" in refused([*words, checkpoint], tmp_path, capsys)
+    assert "no checkpoint" in refused([*words, tmp_path / "no"], tmp_path, capsys)
