@@ -48,16 +48,16 @@ def nulls(bench) -> dict[str, Row]:
 
 
 def test_rows_score_the_same_in_several_processes(bench):
-    store, records, truth_row = bench
-    scorer = ClipScorer(records, truth_row)
-    table = [truth_row, *nulls(bench).values()]
+    """The first row, which the processes did not share, a random pan and a stored sound."""
+    _, records, truth_row = bench
+    scorer, made = ClipScorer(records[:2], truth_row), nulls(bench)
+    table = [truth_row, made["random_pan"], made["shuffled"]]
     lines: list[str] = []
     together = score_table(table, scorer, num_jobs=2, progress=lines.append)
     assert [line.split(":")[0] for line in lines] == [f"scored {row.name}" for row in table]
-    # A random pan, a stored sound and the first row, which the processes did not share.
-    for place in (0, 5, 6):
-        alone = scorer.score(table[place])
-        assert {n: f.value for n, f in together[place].figures.items()} == pytest.approx(
+    for row, score in zip(table, together, strict=True):
+        alone = scorer.score(row)
+        assert {n: f.value for n, f in score.figures.items()} == pytest.approx(
             {n: f.value for n, f in alone.figures.items()}, abs=0, rel=0, nan_ok=True
         )
 
