@@ -107,6 +107,7 @@ class OnsetMeter:
 
     def __init__(self, *, block_ticks: int = BLOCK_TICKS) -> None:
         self._block_samples = block_ticks * TIMING.samples_per_tick
+        assert self._block_samples % HOP_SAMPLES == 0, f"{block_ticks} ticks are no whole frames"
         self._context_samples = CONTEXT_TICKS * TIMING.samples_per_tick
         self._frames, self._strengths = array("q"), array("f")
         self._pending: list[np.ndarray] = []
