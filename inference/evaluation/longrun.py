@@ -105,7 +105,8 @@ def band_changes_db(before: Minute, after: Minute) -> NDArray:
 def third_octave_db(audio_LC: NDArray) -> NDArray:
     """Power in third-octave bands (both channels), dB below full scale [F]; Welch's method."""
     rate_hz = TIMING.sample_rate_hz
-    frequency_hz, density_FC = welch(audio_LC, rate_hz, nperseg=8192, detrend=False, axis=0)
+    size = min(8192, len(audio_LC))
+    frequency_hz, density_FC = welch(audio_LC, rate_hz, nperseg=size, detrend=False, axis=0)
     power_F = density_FC.mean(axis=1) * frequency_hz[1]
     edge = 2.0 ** (1 / 6)
     bands = [

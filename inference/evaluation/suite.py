@@ -134,7 +134,7 @@ class ClipSuite:
         panner_T = None
         if self.system is not None:
             slot = number % GROUP_CLIPS
-            of_model = clip_stamp(self.system, clip, slot=slot, objects=self.plan.objects)
+            of_model = clip_stamp(self.system, clip, slot=slot)
             notes = self.store.notes(rows.MODEL, key, stamp=of_model)
             panner_T = np.array(notes["largest_box_azimuth_deg"], dtype=np.float64)
         return clip_record(
