@@ -28,6 +28,7 @@ LEFT = {
     "training/ema.py",
     "training/perception_command.py",
     "training/perception_rtdetr.py",
+    "training/tracks/pool.py",
 }
 
 
