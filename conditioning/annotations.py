@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from spatial_v2a.bounded import open_regular, parse_json
 from spatial_v2a.clip import Clip
-from spatial_v2a.concepts import vocabulary_names
 from spatial_v2a.conditioning.boxes import (
     Box,
     BoxTokenBuilder,
@@ -69,7 +68,7 @@ class Degrade(Protocol):
 
 def clip_boxes(clip: Clip, config: PerceptionConfig) -> list[list[Box]]:
     """The engine's boxes of every tick of a Stage clip, nearness left to the depth grid."""
-    index = {name: i for i, name in enumerate(vocabulary_names(config.boxes.vocabulary))}
+    index = config.class_indices
     return [
         [entry_box(entry, index, where=f"{clip.meta['key']} tick {n}") for entry in tick["boxes"]]
         for n, tick in enumerate(clip.meta["ticks"])
@@ -216,7 +215,7 @@ def annotated_ticks(
         UserError: as `annotated_features`.
     """
     path = Path(path)
-    index = {name: i for i, name in enumerate(vocabulary_names(config.boxes.vocabulary))}
+    index = config.class_indices
     builder, editor = BoxTokenBuilder(max_boxes=config.max_boxes), _editor(path, edits)
     persistence = TrackPersistence(persistence_s=config.persistence_s)
     lines = read_lines(path)

@@ -81,6 +81,7 @@ class _Stream:
         turn_deg: how far the camera turned to the left since the tick before.
         tracker, persistence, builder: make boxes of detections and tokens of boxes.
         sounding: says which things a general detector's boxes are heard, or None.
+        stage_classes: the generator's classes of the own detector's, or None where they are one.
 
     Args:
         config: sizes and thresholds.
@@ -99,7 +100,9 @@ class _Stream:
         sure_share = {"sure_share": 0.0} if is_general else {}
         self.tracker = BoxTracker(new_track_score=boxes.new_track_score, **sure_share)
         self.persistence = TrackPersistence(persistence_s=config.persistence_s, **sure_share)
-        self.sounding = Sounding() if is_general else None
+        knows_concepts = config.sounds == "concepts"
+        self.sounding = Sounding(knows_concepts=knows_concepts) if is_general else None
+        self.stage_classes = config.stage_classes if knows_concepts and not is_general else None
         self.builder = BoxTokenBuilder(max_boxes=config.max_boxes)
 
     def reset(self) -> None:
@@ -414,6 +417,9 @@ class Perception:
             if stream.sounding is not None:
                 told = stream.sounding.step(seen, fov_deg=fov_deg)
                 seen, silenced = told.heard, told.silent
+            elif stream.stage_classes is not None:
+                classes = stream.stage_classes
+                seen = [replace(box, class_index=int(classes[box.class_index])) for box in seen]
             boxes = stream.boxes = stream.persistence.step(
                 seen, turn_deg=stream.turn_deg, silenced=silenced, **view
             )

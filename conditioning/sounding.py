@@ -261,9 +261,15 @@ def as_concepts(found: Detections, sounds: SoundMap) -> Detections:
 
 
 class Sounding:
-    """Per-stream memory of the things in view; `look` and `step` once per tick, in order."""
+    """Per-stream memory of the things in view; `look` and `step` once per tick, in order.
 
-    def __init__(self) -> None:
+    Args:
+        knows_concepts: whether the generator's classes are the concepts of the bank. Such a one was
+            trained on their level at any distance; one of the Stage's classes was not.
+    """
+
+    def __init__(self, *, knows_concepts: bool = False) -> None:
+        self._knows_concepts = knows_concepts
         self._motion = WorldMotion()
         self.reset()
 
@@ -291,7 +297,7 @@ class Sounding:
             fov_deg: horizontal field of view, degrees.
 
         Returns:
-            Those that sound have indices in CLASS_NAMES, and nearness and gain, as far as their
+            Those that sound have the generator's classes, and nearness and gain, as far as their
             usual height tells the distance.
         """
         result = HeardAndSilent()
@@ -308,14 +314,15 @@ class Sounding:
             elif self._still_ticks > STILL_S * TIMING.tick_hz:
                 _rest(thing, ticks=1)
             is_at_rest = not (thing.is_moving or concept.sounds_at_rest)
-            index = sound_index(concept)
+            index = box.class_index if self._knows_concepts else sound_index(concept)
             is_screen = any(spot.is_screen and spot.is_of(box) for spot in self._spots)
             if index is None or is_at_rest or is_screen or _is_rider(box, concept, ridden):
                 result.silent.append(box)
                 continue
             depth_m = depth_of_box(box, concept, fov_deg=fov_deg, aspect=self._aspect)
             near = None if depth_m is None else float(nearness(depth_m))
-            gain_db = 0.0 if depth_m is None else _gain_db(depth_m, concept)
+            is_levelled = depth_m is None or self._knows_concepts
+            gain_db = 0.0 if is_levelled else _gain_db(depth_m, concept)
             result.heard.append(replace(box, class_index=index, nearness=near, gain_db=gain_db))
         self._tick += 1
         oldest = self._tick - 2 * TIMING.tick_hz

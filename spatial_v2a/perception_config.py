@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
-from spatial_v2a.concepts import CLASS_NAMES, CONCEPTS, find_concept, sound_index
+from spatial_v2a.concepts import CLASS_NAMES, CONCEPTS, find_concept, sound_index, vocabulary_names
 from spatial_v2a.models.conditioner import PerceptionShapes
 from spatial_v2a.strict import Count, Pixels, Share, StrictConfig, Width, check_heads
 
@@ -231,6 +231,21 @@ class PerceptionConfig(StrictConfig):
             return np.arange(len(CONCEPTS))
         indices = [sound_index(concept) for concept in CONCEPTS]
         return np.array([-1 if index is None else index for index in indices])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the generator's classes; the position is the class index."""
+        if self.sounds == "concepts":
+            return tuple(concept.name for concept in CONCEPTS)
+        return vocabulary_names(self.boxes.vocabulary)
+
+    @property
+    def class_indices(self) -> dict[str, int]:
+        """The generator's class of every name that may be given, those of the Stage among them."""
+        indices = {name: index for index, name in enumerate(self.class_names)}
+        if self.sounds == "concepts":
+            indices |= dict(zip(CLASS_NAMES, self.stage_classes.tolist(), strict=True))
+        return indices
 
     @property
     def stage_classes(self) -> np.ndarray:

@@ -150,6 +150,14 @@ def test_a_model_of_the_stages_classes_gets_those_alone() -> None:
     assert int(clip.features.class_BTK.max()) < config.num_classes
 
 
+def test_names_of_the_stage_and_of_the_bank_are_classes_of_a_model_of_concepts() -> None:
+    indices, names = CONFIG.perception.class_indices, CONFIG.perception.class_names
+    assert names[indices["cat"]] == "cat" and names[indices["electric"]] == "electricity"
+    assert CONFIG.perception.shapes.num_classes == len(names)
+    stage = load_config("tiny").perception
+    assert stage.class_indices == {name: i for i, name in enumerate(stage.class_names)}
+
+
 def test_a_bank_of_unknown_sounds_is_refused() -> None:
     class Nothing(ProceduralBank):
         concepts = ("rain",)

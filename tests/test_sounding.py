@@ -82,6 +82,14 @@ def test_what_sounds_at_rest_is_heard_standing() -> None:
     assert heard == [{1}] * 5
 
 
+def test_a_generator_of_the_concepts_hears_each_and_knows_its_level() -> None:
+    """What has no sound of the Stage is silent for a generator of those."""
+    rain = box(100, concept="rain")
+    assert Sounding().step([rain], fov_deg=90.0).silent == [rain]
+    (heard,) = Sounding(knows_concepts=True).step([rain], fov_deg=90.0).heard
+    assert (heard.class_index, heard.gain_db) == (CONCEPT["rain"], 0.0)
+
+
 def test_a_dial_on_the_screen_is_silent_while_the_world_goes_by() -> None:
     """A clock sounds at rest, but this one keeps its place while the camera turns."""
     turns = [4 * tick for tick in range(75)]

@@ -71,7 +71,7 @@ class Degrader:
         *,
         settings: DegradeSettings | None = None,
     ) -> None:
-        self.num_classes = config.num_classes
+        self.num_classes = config.shapes.num_classes
         self.random = random
         self.settings = settings or DegradeSettings()
 

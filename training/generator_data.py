@@ -202,7 +202,6 @@ class GeneratorData:
             silent_T = distance_T < SILENT_DISTANCE
             knows_boxes = bool(index.meta(key)["sources"]) or bool(silent_T.all())
             given = _given_views(index, key, model, num_given_views, slides[key])
-            given = (replace(each, class_BTK=classes[each.class_BTK.long()]) for each in given)
             detected = store.load(key) if store and store.has(key) else None
             if detected is not None:
                 detected = replace(detected, class_BTK=classes[detected.class_BTK.long()])

@@ -23,7 +23,6 @@ import soundfile
 from pydantic import JsonValue
 
 from spatial_v2a.audio.stereo import StereoSummary
-from spatial_v2a.concepts import vocabulary_names
 from spatial_v2a.conditioning.annotations import AnnotatedTick, annotated_ticks
 from spatial_v2a.conditioning.detectors import GENERAL
 from spatial_v2a.conditioning.nanodet import weights_path
@@ -271,7 +270,7 @@ class Dubber(Pipeline):
 
     @property
     def _class_names(self) -> tuple[str, ...]:
-        return vocabulary_names(self.model.config.perception.boxes.vocabulary)
+        return self.model.config.perception.class_names
 
     def _annotations_of(self, job: DubJob) -> Iterator[AnnotatedTick]:
         return annotated_ticks(job.annotations, self.model.config.perception, job.edits)

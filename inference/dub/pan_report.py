@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from spatial_v2a.audio.panning import law_azimuth_deg
 from spatial_v2a.audio.stereo import level_dbfs, mid_side_dbfs, pan_curve, summarize
-from spatial_v2a.concepts import vocabulary_names
 from spatial_v2a.conditioning.annotations import read_lines
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.perception_config import PerceptionConfig
@@ -38,7 +37,7 @@ class PanReport:
             is_annotated: whether the boxes are annotated rather than detected, for the legend.
             truth: JSONL whose `sources` are the true positions; its boxes are not.
         """
-        self._names = vocabulary_names(config.boxes.vocabulary)
+        self._names = config.class_names
         self._is_annotated = is_annotated
         self._truth = _true_bearings(truth) if truth else {}
         self._boxes = array("d")

@@ -22,7 +22,6 @@ import numpy as np
 import soundfile
 
 from spatial_v2a.audio.stereo import StereoMeter, level_dbfs, level_difference_db
-from spatial_v2a.concepts import vocabulary_names
 from spatial_v2a.conditioning.boxes import Box, slots_of
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.files import Outputs
@@ -236,7 +235,7 @@ def write_stems(
         if origin is not None:
             attach(draft, origin, ingredient=job.source.path, out=path, outputs=outputs)
 
-    names = vocabulary_names(recorder.config.boxes.vocabulary)
+    names = recorder.config.class_names
     observations = recorder.observations
     stretches = _stretches(recorder.parts, job.source.num_ticks)
     told = [i for i, seen in observations.of_object.items() if len(seen) >= MIN_SEEN_TICKS]

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from spatial_v2a.concepts import vocabulary_names
 from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.conditioning.video import VideoSource, open_video
 from spatial_v2a.errors import UserError
@@ -133,7 +132,7 @@ class TrackWriter:
 
     def __init__(self, pipeline: Pipeline) -> None:
         self._pipeline = pipeline
-        self._names = vocabulary_names(pipeline.perceptions.config.boxes.vocabulary)
+        self._names = pipeline.perceptions.config.class_names
 
     def write(
         self, job: TracksJob, *, on_tick: Callable[[int], None] | None = None
