@@ -447,8 +447,8 @@ class Perceptions:
     def of(self, source: VideoSource | None) -> Perception:
         """The perception of a video; `auto` says what it chose.
 
-        Pictures that are no file (None) are of the world: there `auto` takes the general detector
-        where its weights are on this machine.
+        Live pictures (None) are of the world: there `auto` takes the general detector where its
+        weights are on this machine. Other pictures that are no file are looked at by the own one.
         """
         return self.named(self._choice(source))
 
@@ -461,7 +461,7 @@ class Perceptions:
         if self.detector != AUTO:
             return self.detector
         if source is None:
-            is_general = self._knows_sounds and weights_path(GENERAL).is_file()
+            is_general = self.is_live and self._knows_sounds and weights_path(GENERAL).is_file()
             return GENERAL if is_general else STAGE
         if source not in self._choices:
             # One video at a time: what was chosen for others is not asked for again.

@@ -121,11 +121,13 @@ def test_a_picture_is_looked_at_once(tmp_path: Path) -> None:
     assert len(list(spread_pictures(open_video(path), max_width=64))) == 3
 
 
-def test_pictures_of_no_file_are_of_the_world(
+def test_live_pictures_are_of_the_world(
     tiny_config: Config, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A camera shows no game; without the weights of the general detector it stays with the own."""
     perceptions = choice(tiny_config, own=0.9, general=0.1)
+    assert perceptions.name_of(None) == "yolo", "a folder of pictures is not live"
+    perceptions.is_live = True
     assert perceptions.name_of(None) == detectors.GENERAL
     assert perceptions.of(None).sounds is not None
     weights.unlink()
