@@ -182,13 +182,19 @@ def test_timing_changes_no_sample(subject: Pipeline, clip: Path) -> None:
     for is_timed in (False, True):
         one = runner(subject, clip)
         pieces, step = [], one.engine.step
-        one.engine.step = lambda *args, pieces=pieces, step=step: pieces.append(step(*args))
+
+        def keep(*args, pieces=pieces, step=step) -> torch.Tensor:
+            pieces.append(step(*args))
+            return pieces[-1]
+
+        one.engine.step = keep
         if is_timed:
             one.run(4)
         else:
             for _ in range(4):
                 one.feed.prepare()
                 subject.step(one.feed.read()[0].numpy())
+        del one.engine.step  # the pipeline keeps its engine
         heard.append(torch.cat(pieces, dim=1))
     assert heard[0].abs().max() > 0 and torch.equal(*heard)
 
