@@ -39,10 +39,10 @@ from spatial_v2a.conditioning.track_edits import (
     hide_boxes,
 )
 from spatial_v2a.conditioning.tracker import TrackPersistence
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import pool_grid, slide_turn_deg
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 
 # Half a microsecond absorbs times written as rounded decimals (0.0333333333).

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.features import BOX_FIELDS, MAX_AGE_S, FrameFeatures, empty_features
 from spatial_v2a.geometry import azimuth_rad, nearness_in_boxes
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 
 VELOCITY_SMOOTHING_S = 0.1

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from spatial_v2a.conditioning.frozen import FrozenEncoder, resize_frames
-from spatial_v2a.perception_config import ZOOM_MAGNIFICATION, BoxSettings
+from spatial_v2a.config import ZOOM_MAGNIFICATION, BoxSettings
 
 PAD_GREY = 114
 # Input sizes are multiples of the coarsest stride.

@@ -48,14 +48,14 @@ from spatial_v2a.conditioning.video import (
     to_rgb,
 )
 from spatial_v2a.conditioning.weights import cached_repository
-from spatial_v2a.errors import UserError
-from spatial_v2a.files import written_whole
-from spatial_v2a.perception_config import (
+from spatial_v2a.config import (
     BoxSettings,
     DetectorSettings,
     PerceptionConfig,
     RtDetrSettings,
 )
+from spatial_v2a.errors import UserError
+from spatial_v2a.files import written_whole
 from spatial_v2a.timing import TIMING
 
 Kind = Literal["nanodet", "hub", "ultralytics"]

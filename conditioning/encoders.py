@@ -26,9 +26,9 @@ from spatial_v2a.conditioning.weights import (
     load_published,
     published_tensors,
 )
+from spatial_v2a.config import DepthSettings, DinoSettings
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import nearness
-from spatial_v2a.perception_config import DepthSettings, DinoSettings
 from spatial_v2a.tensor_files import allowed_bytes, build_within, inside, load_into
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from torch.nn import functional
 from spatial_v2a.concepts import vocabulary_names
 from spatial_v2a.conditioning.detections import FullyConvolutionalDetector
 from spatial_v2a.conditioning.frozen import Deferred
+from spatial_v2a.config import BoxSettings
 from spatial_v2a.errors import UserError
 from spatial_v2a.files import written_whole
-from spatial_v2a.perception_config import BoxSettings
 
 STRIDES = (8, 16, 32)
 NUM_DISTANCES = 11

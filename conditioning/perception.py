@@ -44,11 +44,11 @@ from spatial_v2a.conditioning.sounding import Sounding, as_concepts
 from spatial_v2a.conditioning.tracker import BoxTracker, TrackPersistence
 from spatial_v2a.conditioning.weights import cached_repository, encoder_tensors, load_encoder
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, load_published_yolo11
+from spatial_v2a.config import BoxSettings, PerceptionConfig
 from spatial_v2a.errors import UserError, as_tuple
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import slide_turn_deg
 from spatial_v2a.models.conditioner import PerceptionShapes
-from spatial_v2a.perception_config import BoxSettings, PerceptionConfig
 from spatial_v2a.processes import use_one_thread_in_forks
 
 CUES = ("dino", "depth", "boxes")

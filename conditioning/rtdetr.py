@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from spatial_v2a.conditioning.detections import BoxDetector
 from spatial_v2a.conditioning.frozen import Deferred
 from spatial_v2a.conditioning.weights import load_published
+from spatial_v2a.config import RtDetrSettings
 from spatial_v2a.errors import UserError
-from spatial_v2a.perception_config import RtDetrSettings
 
 if TYPE_CHECKING:
     from transformers import RTDetrForObjectDetection

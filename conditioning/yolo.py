@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from spatial_v2a.conditioning.detections import BoxDetector, FullyConvolutionalDetector
 from spatial_v2a.conditioning.frozen import Deferred
+from spatial_v2a.config import DetectorSettings
 from spatial_v2a.errors import UserError
-from spatial_v2a.perception_config import DetectorSettings
 from spatial_v2a.tensor_files import check_weight
 
 

@@ -9,11 +9,9 @@ from spatial_v2a import Config
 from spatial_v2a.conditioning.perception import CUES, Perception
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.errors import UserError
-from spatial_v2a.training.ablate_command import ablate
-from spatial_v2a.training.ablation import load_plan, variant_config
-from spatial_v2a.training.ablation_report import sentence
-from spatial_v2a.training.extract_command import fill_store
-from spatial_v2a.training.shards import ShardIndex
+from spatial_v2a.training.ablation import load_plan, sentence, variant_config
+from spatial_v2a.training.cli import ablate
+from spatial_v2a.training.shards import ShardIndex, fill_store
 from tests import evaluation_clips as fake
 from tests.tiny_checkpoint import write_tiny_checkpoint
 
@@ -111,5 +109,5 @@ def test_a_whole_tiny_grid_and_its_resume(tmp_path: Path, tiny_config: Config, c
     assert run() == text
     assert [p.stat().st_mtime_ns for p in made] == written, "a finished variant was done again"
     (tmp_path / "plan.yaml").write_text(grid.replace("steps=2", "steps=3"))
-    with pytest.raises(UserError, match="another plan"):
+    with pytest.raises(UserError, match="another config"):
         run()

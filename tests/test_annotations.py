@@ -16,6 +16,7 @@ from spatial_v2a.conditioning.annotations import (
     overlay_annotations,
 )
 from spatial_v2a.conditioning.boxes import Box, BoxTokenBuilder
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import BOX_FIELDS
 from spatial_v2a.geometry import (
@@ -25,7 +26,6 @@ from spatial_v2a.geometry import (
     nearness_in_boxes,
     pool_grid,
 )
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.training.degrade import Degrader
 from tests import evaluation_clips as fake
 

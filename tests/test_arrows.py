@@ -50,8 +50,7 @@ FILE_CALLS = {"open", "read_text", "read_bytes", "write_text", "write_bytes"}
 # Sets the threads of processes forked off this one, which would wait for ever with more than one.
 ONLY_IN_FORKS = "processes.py"
 GLOBAL_EFFECTS = {"set_num_threads", "manual_seed", "set_default_dtype", "basicConfig"}
-# run.py holds what all training commands print: the resolved config and the figures.
-PRINTING_MODULES = ("cli.py", "command.py", "run.py")
+PRINTING_MODULES = ("cli.py",)
 PRINTING_FOLDER = ROOT / FOLDERS["inference"] / "cli"
 
 

@@ -13,10 +13,10 @@ from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.conditioning.scene import CameraTurn
 from spatial_v2a.conditioning.tracker import TrackPersistence
 from spatial_v2a.conditioning.video import open_video, write_video
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import azimuth_rad, column, slide_turn_deg
 from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks
-from spatial_v2a.perception_config import PerceptionConfig
 from tests.scenes import WIDTH, OneObject, looking, perception, scene, view
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.track_lines import box, read, write_lines

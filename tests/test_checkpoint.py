@@ -11,11 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from spatial_v2a import tensor_files
 from spatial_v2a.audio.panning import narrowed, widened
-from spatial_v2a.config import Config
+from spatial_v2a.config import Config, SamplerConfig
 from spatial_v2a.errors import UserError
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models import checkpoint
-from spatial_v2a.sampler_config import SamplerConfig
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from spatial_v2a.models.classifier import (
 )
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.classifier import (
+    ClassifierObjective,
     accuracy,
     collect_windows,
     default_config,
@@ -45,13 +46,24 @@ def pitch_clip(class_name: str, number: int):
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(tmp_path_factory):
     torch.manual_seed(0)
     model = SoundClassifier(default_config().model_copy(update={"window_samples": RATE_HZ}))
     windows = collect_windows([pitch_clip(name, 1) for name in PITCH_HZ], model)
-    steps = train_classifier(windows, model, num_steps=20, seed=0, batch_size=8)
-    losses = [loss for _, loss in steps]
-    assert losses[-1] < losses[0] / 2, f"loss went from {losses[0]:.2f} to {losses[-1]:.2f}"
+    objective = ClassifierObjective(model)
+    power_BMT = (10.0 ** windows.power_BCMT.float()).sum(1)
+
+    def loss() -> float:
+        batch = {"power_BMT": power_BMT, "label_B": windows.label_B}
+        with torch.no_grad():
+            losses = objective.train()(batch, step=0, rng=torch.Generator())
+        objective.eval()
+        return float(losses["loss"])
+
+    before, folder = loss(), tmp_path_factory.mktemp("classifier")
+    train_classifier(windows, model, folder, num_steps=20, seed=0, batch_size=8)
+    after = loss()
+    assert after < before / 2, f"loss went from {before:.2f} to {after:.2f}"
     return model
 
 

@@ -176,3 +176,29 @@ def test_keys_of_older_files_and_commands_still_load() -> None:
     for name in ("pan_bend", "pan_curve"):
         both = parse_config(text, where="old", overrides=[f"sampler.{name}=0.5"])
         assert both.sampler.pan_curve == 0.5
+
+
+OFF = {
+    "generator.positions": "interleaved",
+    "training.vae.latent_noise": 0.0,
+    "training.vae.adversarial_weight": 0.0,
+    "training.vae.feature_matching_weight": 0.1,
+    "training.vae.adversarial_after": 200,
+    "training.diffusion.objective.odd_weight": 1.0,
+    "training.consistency.objective.odd_weight": 1.0,
+}
+
+
+def test_configs_of_earlier_releases_load_without_what_was_off() -> None:
+    """The bundle of 2026-12-01 names `positions`; what was on has no code any more."""
+    overrides = [f"{key}={value}" for key, value in OFF.items()]
+    for name in ("tiny", find_checkpoint("stage")):
+        assert load_config(name, overrides) == load_config(name)
+    for key, value in (
+        ("generator.positions", "fused"),
+        ("training.vae.latent_noise", "0.5"),
+        ("training.vae.adversarial_weight", "0.1"),
+        ("training.diffusion.objective.odd_weight", "3.0"),
+    ):
+        message = fails("no longer has", "tiny", f"{key}={value}")
+        assert key in message and value in message, message

@@ -17,8 +17,8 @@ from spatial_v2a.conditioning.detections import BoxDetector, Detections
 from spatial_v2a.conditioning.detectors import Perceptions, spread_pictures
 from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.conditioning.video import VideoSource, open_video, write_video
+from spatial_v2a.config import BoxSettings
 from spatial_v2a.errors import UserError
-from spatial_v2a.perception_config import BoxSettings
 
 
 class Sees(BoxDetector):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from spatial_v2a.config import SamplerConfig
 from spatial_v2a.models.diffusion import (
     consistency_stage,
     consistency_weight,
@@ -25,7 +26,6 @@ from spatial_v2a.models.samplers import (
     shape_noise,
     symmetric_denoise,
 )
-from spatial_v2a.sampler_config import SamplerConfig
 
 SIGMA = torch.tensor([0.0, 0.002, 0.5, 1.0, 80.0], dtype=torch.float64)
 

@@ -34,9 +34,9 @@ from spatial_v2a.conditioning.nanodet import (
     weights_path,
 )
 from spatial_v2a.conditioning.yolo import build_yolo11
+from spatial_v2a.config import DetectorSettings
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.cli.main import run
-from spatial_v2a.perception_config import DetectorSettings
 
 FRAME_BHWC = torch.from_numpy(
     np.random.default_rng(0).integers(0, 256, (1, 48, 64, 3), dtype=np.uint8)

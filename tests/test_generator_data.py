@@ -16,11 +16,13 @@ from spatial_v2a.geometry import azimuth_rad
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.training.generator_data import (
     GeneratorData,
+    begin_late,
     encode_clips,
     first_tick,
+    join_scenes,
+    lose_boxes,
     view_of,
 )
-from spatial_v2a.training.row_changes import begin_late, join_scenes, lose_boxes
 from spatial_v2a.training.shards import ShardIndex
 from tests import evaluation_clips as fake
 from tests.scenes import WIDTH, scene, view

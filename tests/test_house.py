@@ -24,10 +24,6 @@ TOOLS = {"pytest-xdist", "ruff", "setuptools", "pytest", "pymediainfo", "tensorb
 # Those that are still to be moved. No new ones.
 LEFT = {
     "inference/bench/picture.py",
-    "training/ablate_command.py",
-    "training/ema.py",
-    "training/perception_command.py",
-    "training/perception_rtdetr.py",
     "training/tracks/pool.py",
 }
 

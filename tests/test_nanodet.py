@@ -18,8 +18,8 @@ from spatial_v2a.conditioning.nanodet import (
     load_weights,
     weights_path,
 )
+from spatial_v2a.config import BoxSettings
 from spatial_v2a.errors import UserError
-from spatial_v2a.perception_config import BoxSettings
 from tests.tiny_checkpoint import shaken
 
 SETTINGS = BoxSettings(

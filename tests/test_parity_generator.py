@@ -19,12 +19,11 @@ from tests.tiny_generator import BACKBONE, CONDITIONER, LATENT_DIM, random_featu
 
 NUM_TICKS = 30  # the largest ring has 2 x 5 + 2 x 4 - 1 = 17 slots, 60 tokens pass through
 CUTS = [[1], [2], [3], [4], [2, 1, 4, 3]]
-POSITIONS = ["interleaved", "fused"]
 
 
-@pytest.fixture(params=POSITIONS)
-def generator(request):
-    return tiny_generator(positions=request.param).double().requires_grad_(False)
+@pytest.fixture
+def generator():
+    return tiny_generator().double().requires_grad_(False)
 
 
 @pytest.fixture
@@ -138,6 +137,4 @@ def test_condition_never_sees_a_future_frame(generator, inputs, field):
 
 
 def test_window_is_counted_in_ticks():
-    for positions, tokens in (("interleaved", 2), ("fused", 1)):
-        generator = tiny_generator(positions=positions)
-        assert generator.backbone.window == tokens * BACKBONE.window_ticks
+    assert tiny_generator().backbone.window == 2 * BACKBONE.window_ticks

@@ -28,9 +28,8 @@ from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.conditioning.tracker import BoxTracker
 from spatial_v2a.conditioning.weights import WEIGHTS_NAME, write_weights
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11, import_ultralytics
-from spatial_v2a.config import load_config
+from spatial_v2a.config import DinoSettings, PerceptionConfig, load_config
 from spatial_v2a.errors import UserError
-from spatial_v2a.perception_config import DinoSettings, PerceptionConfig
 
 
 @pytest.fixture(scope="module")

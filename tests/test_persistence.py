@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from spatial_v2a.conditioning.boxes import Box, BoxTokenBuilder, frame_features, slots_of
 from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.conditioning.tracker import BoxTracker, TrackPersistence
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.features import BOX_FIELDS, mirror_features
-from spatial_v2a.perception_config import PerceptionConfig
 
 CONFIG = PerceptionConfig()
 FIELD = {name: i for i, name in enumerate(BOX_FIELDS)}

@@ -28,17 +28,15 @@ from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr, load_published_rtdetr
 from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.conditioning.yolo import YoloDetector
-from spatial_v2a.config import load_config
+from spatial_v2a.config import RtDetrSettings, load_config
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.bench.subject import load_subject
 from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.evaluation.generate import load_system
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.checkpoint import read_config
-from spatial_v2a.perception_config import RtDetrSettings
-from spatial_v2a.training.perception_boxes import DetectorBatch
-from spatial_v2a.training.perception_loop import Budget, LoopSettings, PerceptionLoop
-from spatial_v2a.training.perception_rtdetr import build_trainable, rtdetr_loss
+from spatial_v2a.training.loop import Ema, set_rate
+from spatial_v2a.training.perception import rate_at, rtdetr_loss, rtdetr_network
 from tests.tiny_checkpoint import shaken, write_tiny_checkpoint
 
 NUM_CLASSES = len(CLASS_NAMES)
@@ -100,31 +98,35 @@ def test_it_learns_one_picture(settings: RtDetrSettings, tmp_path: Path) -> None
     """Its loss falls, and the box it then finds is the one that was shown."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build_trainable(settings)
+        model = rtdetr_network(settings)
         x_BCHW = torch.rand(4, 3, 64, 64) * 0.2
         x_BCHW[:, :, 16:48, 32:56] = 1.0
         x_BCHW[3] = 0.1
         boxes_K5 = torch.tensor([[5.0, 44 / 64, 0.5, 24 / 64, 0.5]]).repeat(3, 1)
-        batch = DetectorBatch(x_BCHW, torch.arange(3.0), boxes_K5)
-        loop = PerceptionLoop(
-            model,
-            rtdetr_loss,
-            settings=LoopSettings(learning_rate=4e-3, ema_decay=0.9),
-            state_path=tmp_path / "state.safetensors",
-        )
-        before = sum(float(v.detach()) for v in rtdetr_loss(model, batch).values())
-        loop.run(iter(lambda: batch, None), budget=Budget(num_steps=120))
-        after = sum(float(v.detach()) for v in rtdetr_loss(model.train(), batch).values())
+        batch = {"x_BCHW": x_BCHW, "index_K": torch.arange(3.0), "boxes_K5": boxes_K5}
+        optimizer, sums = torch.optim.AdamW(model.parameters(), lr=4e-3), []
+        averaged = Ema(model, 0.9)
+        for step in range(120):
+            loss = torch.stack(list(rtdetr_loss(model.train(), batch).values())).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            set_rate(optimizer, rate_at(step / 120, 4e-3))
+            optimizer.step()
+            averaged.update(model, step)
+            sums.append(float(loss.detach()))
+        before, after = sums[0], sums[-1]
     assert after < 0.5 * before
     picture_BHWC = (x_BCHW[:1].permute(0, 2, 3, 1) * 255).to(torch.uint8)
-    found = RtDetrDetector(settings, loop.ema, names=CLASS_NAMES).detect(picture_BHWC)[0]
+    found = RtDetrDetector(settings, averaged.module, names=CLASS_NAMES).detect(picture_BHWC)[0]
     assert found.class_K[0] == 5
     np.testing.assert_allclose(found.corners_K4[0], [0.5, 0.25, 0.875, 0.75], atol=0.1)
 
 
 def test_a_batch_without_boxes_has_a_loss(settings: RtDetrSettings) -> None:
-    batch = DetectorBatch(torch.rand(2, 3, 64, 64), torch.zeros(0), torch.zeros(0, 5))
-    losses = rtdetr_loss(build_trainable(settings).train(), batch)
+    batch = {"x_BCHW": torch.rand(2, 3, 64, 64), "index_K": torch.zeros(0)}
+    batch["boxes_K5"] = torch.zeros(0, 5)
+    losses = rtdetr_loss(rtdetr_network(settings).train(), batch)
     assert all(torch.isfinite(value) for value in losses.values()) and losses["vfl"] > 0
 
 
@@ -244,7 +246,7 @@ def test_weights_that_are_whole_numbers_are_bounded_too(tmp_path: Path) -> None:
 def test_it_comes_without_ultralytics() -> None:
     """In a process of its own: who needs the permissive licence must not load the other."""
     words = (
-        "import sys, spatial_v2a.conditioning.rtdetr, spatial_v2a.training.perception_rtdetr;"
+        "import sys, spatial_v2a.conditioning.rtdetr, spatial_v2a.training.perception;"
         "print(sorted(name for name in sys.modules if 'ultralytics' in name))"
     )
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)

@@ -13,9 +13,9 @@ from spatial_v2a.conditioning.perception import EXTRACT_BATCH
 from spatial_v2a.conditioning.scene import SceneCuts
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.conditioning.video import open_video, write_video
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.dub.track_writer import TrackWriter, plan_tracks
-from spatial_v2a.perception_config import PerceptionConfig
 from tests.scenes import WIDTH, OneObject, looking, perception, scene, view
 from tests.tiny_checkpoint import write_tiny_checkpoint
 from tests.track_lines import box, read, write_lines

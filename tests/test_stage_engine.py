@@ -15,10 +15,10 @@ from spatial_v2a.training.stage.plan import ClipPlan, RecordingSettings, resolve
 pytest.importorskip("vizdoom", reason="vizdoom is not installed")
 
 from spatial_v2a.training.stage import record as record_module  # noqa: E402
-from spatial_v2a.training.stage.capture import MESSAGE_ARGUMENTS  # noqa: E402
-from spatial_v2a.training.stage.cast import ACTOR_PREFIX, LOOKALIKES  # noqa: E402
 from spatial_v2a.training.stage.game import TIC_HZ, StageGame  # noqa: E402
+from spatial_v2a.training.stage.mod import ACTOR_PREFIX, LOOKALIKES  # noqa: E402
 from spatial_v2a.training.stage.record import (  # noqa: E402
+    MESSAGE_ARGUMENTS,  # noqa: E402
     Studio,
     check_openal,
     record,

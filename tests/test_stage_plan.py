@@ -9,11 +9,16 @@ import pytest
 
 from spatial_v2a.concepts import CLASS_NAMES
 from spatial_v2a.errors import UserError
-from spatial_v2a.training.stage.acs import SCRIPT_MOVE, assemble
-from spatial_v2a.training.stage.capture import num_tics, shown_tic, to_output_rate
-from spatial_v2a.training.stage.cast import LOOKS, decorate, lump_name, source_volume
-from spatial_v2a.training.stage.command import record
-from spatial_v2a.training.stage.mod import dmx_lump
+from spatial_v2a.training.cli import record
+from spatial_v2a.training.stage.mod import (
+    LOOKS,
+    SCRIPT_MOVE,
+    assemble,
+    decorate,
+    dmx_lump,
+    lump_name,
+    source_volume,
+)
 from spatial_v2a.training.stage.plan import (
     MAP_SETS,
     MIX,
@@ -23,7 +28,7 @@ from spatial_v2a.training.stage.plan import (
     resolve_scenarios,
     ticks_for,
 )
-from spatial_v2a.training.stage.record import prepare_folder
+from spatial_v2a.training.stage.record import num_tics, prepare_folder, shown_tic, to_output_rate
 from spatial_v2a.training.stage.sounds import ENGINE_RATE_HZ, loop_for
 
 

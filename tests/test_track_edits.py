@@ -17,9 +17,9 @@ from spatial_v2a.conditioning.track_edits import (
     TrackEdits,
     parse_edits,
 )
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures, empty_features
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 from tests.track_lines import FIELD, box, cx_of, write_lines
 

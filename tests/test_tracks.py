@@ -18,6 +18,7 @@ from spatial_v2a.conditioning.annotations import annotated_features
 from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.conditioning.video import open_video, write_video
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.errors import UserError
 from spatial_v2a.geometry import azimuth_rad
 from spatial_v2a.inference.cli.tracks import tracks
@@ -34,7 +35,6 @@ from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.checkpoint import find_checkpoint, read_config
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 from tests.tiny_checkpoint import shaken
 from tests.track_lines import box, read

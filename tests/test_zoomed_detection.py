@@ -11,8 +11,7 @@ from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.conditioning.tracker import BoxTracker
 from spatial_v2a.conditioning.weights import write_weights
 from spatial_v2a.conditioning.yolo import build_yolo11
-from spatial_v2a.config import load_config
-from spatial_v2a.perception_config import PerceptionConfig
+from spatial_v2a.config import PerceptionConfig, load_config
 
 MIDDLE = Region(0.25, 0.25, 0.75, 0.75)
 

@@ -3,19 +3,28 @@
 Legend: B windows, C audio channels, L samples, M mel bands, T spectrum frames, K classes.
 """
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 
-from spatial_v2a.clip import Clip
+from spatial_v2a.clip import Clip, read_shards
 from spatial_v2a.concepts import CLASS_NAMES
+from spatial_v2a.config import LoopTraining
 from spatial_v2a.errors import UserError
+from spatial_v2a.files import write_text
 from spatial_v2a.models.classifier import ClassifierConfig, SoundClassifier
 from spatial_v2a.timing import TIMING
+from spatial_v2a.training.loop import Batch, Budget, Losses, Recipe, train
 from spatial_v2a.truth import class_window_starts, clip_truth
 
 WINDOW_S = 2
@@ -104,11 +113,11 @@ def collect_windows(
 
 def augmented_batches(
     windows: WindowSet, *, batch_size: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
+) -> Iterator[Batch]:
     """Draws classes evenly and windows within them, for ever; random pan, gain, and time shift.
 
     Yields:
-        Summed mel power [B, M, T] and labels [B].
+        Summed mel power `power_BMT` and labels `label_B`.
     """
     present = windows.label_B.unique()
     members = [torch.nonzero(windows.label_B == label).flatten() for label in present]
@@ -124,29 +133,89 @@ def augmented_batches(
         power_BMT = torch.einsum("bcmt,bc->bmt", power_BCMT, weight_B2)
         shift = int(torch.randint(power_BMT.shape[-1], (1,), generator=generator))
         gain_B = 10 ** (torch.rand(batch_size, generator=generator) * 4 - 3)
-        yield power_BMT.roll(shift, dims=-1) * gain_B[:, None, None], windows.label_B[index_B]
+        power_BMT = power_BMT.roll(shift, dims=-1) * gain_B[:, None, None]
+        yield {"power_BMT": power_BMT, "label_B": windows.label_B[index_B]}
+
+
+class ClassifierObjective(nn.Module):
+    """Cross entropy with smoothed labels."""
+
+    def __init__(self, model: SoundClassifier) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Batch, *, step: int, rng: torch.Generator) -> Losses:
+        """Loss of one batch."""
+        del step, rng
+        logits_BK = self.model.classify(batch["power_BMT"])
+        loss = functional.cross_entropy(logits_BK, batch["label_B"], label_smoothing=0.05)
+        return {"loss": loss}
 
 
 def train_classifier(
-    windows: WindowSet, model: SoundClassifier, *, num_steps: int, seed: int, batch_size: int = 32
-) -> Iterator[tuple[int, float]]:
-    """Trains in place with AdamW and a one-cycle schedule; yields (step, loss) after each step."""
-    generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr=3e-3, total_steps=num_steps, pct_start=0.15
+    windows: WindowSet,
+    model: SoundClassifier,
+    run_dir: Path,
+    *,
+    num_steps: int,
+    seed: int,
+    batch_size: int = 32,
+) -> dict[str, float]:
+    """Trains in place with AdamW and a one-cycle schedule, and saves the classifier in `run_dir`.
+
+    Returns:
+        Figures of `loop.train`.
+    """
+    settings = LoopTraining(
+        batch_size=batch_size,
+        learning_rate=3e-3,
+        weight_decay=0.02,
+        ema_decay=0.0,
+        grad_clip=1e9,
+        seed=seed,
+        save_every=max(1, num_steps // 2),
+        log_every=100,
     )
-    batches = augmented_batches(windows, batch_size=batch_size, generator=generator)
-    model.train()
-    for step in range(num_steps):
-        power_BMT, label_B = next(batches)
-        loss = functional.cross_entropy(model.classify(power_BMT), label_B, label_smoothing=0.05)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        yield step + 1, float(loss.detach())
+
+    def batches(start: int, process: int) -> Iterator[Batch]:
+        generator = torch.Generator().manual_seed(seed + process)
+        drawn = augmented_batches(windows, batch_size=batch_size, generator=generator)
+        return islice(drawn, start, None)
+
+    def export(trained: nn.Module) -> None:
+        model.load_state_dict(trained.state_dict())
+        model.save(run_dir)
+
+    objective = ClassifierObjective(model)
+    recipe = Recipe(
+        name="classifier",
+        objective=objective,
+        batches=batches,
+        settings=settings,
+        budget=Budget(num_steps),
+        optimizer=AdamW(model.parameters(), lr=2e-3, weight_decay=settings.weight_decay),
+        schedule=_one_cycle(num_steps, settings.learning_rate),
+        averaged=lambda objective: objective.model,
+        export=export,
+    )
+    figures = train(recipe, run_dir)
     model.eval()
+    return figures
+
+
+def _one_cycle(num_steps: int, highest: float) -> Callable[[Optimizer, int, float], None]:
+    cycle: OneCycleLR | None = None
+
+    def schedule(optimizer: Optimizer, step: int, progress: float) -> None:
+        nonlocal cycle
+        del progress
+        if cycle is None:
+            inner = getattr(optimizer, "optimizer", optimizer)  # Accelerate wraps it
+            cycle = OneCycleLR(inner, max_lr=highest, total_steps=num_steps, pct_start=0.15)
+        while cycle.last_epoch < step:
+            cycle.step()
+
+    return schedule
 
 
 @torch.no_grad()
@@ -179,4 +248,45 @@ def accuracy(windows: WindowSet, model: SoundClassifier) -> Accuracy:
             names[label]: float(right_B[windows.label_B == label].float().mean())
             for label in windows.label_B.unique()
         },
+    )
+
+
+def make_classifier(
+    splits: dict[str, list[Path]], out: Path, *, num_steps: int, seed: int, max_per_clip: int
+) -> Iterator[str]:
+    """Trains a classifier and writes weights, config and `scores.json` into `out`.
+
+    Args:
+        splits: shards of 'data', and of 'val' and perhaps 'test', which are scored.
+        out: run folder.
+        num_steps, seed: of the training.
+        max_per_clip: windows taken from a clip to train on.
+
+    Yields:
+        Lines that say how it goes.
+    """
+    torch.manual_seed(seed)
+    model = SoundClassifier(default_config())
+    train_set = collect_windows(read_shards(splits["data"]), model, max_per_clip=max_per_clip)
+    present = {model.config.class_names[i] for i in train_set.label_B.tolist()}
+    yield f"training: {len(train_set.label_B)} windows of {len(present)} classes"
+    if absent := sorted(set(model.config.class_names) - present):
+        yield f"never heard: {', '.join(absent)}"
+    train_classifier(train_set, model, out, num_steps=num_steps, seed=seed)
+    scores: dict[str, Any] = {}
+    for split in ("val", "test"):
+        if split in splits:
+            score = accuracy(collect_windows(read_shards(splits[split]), model), model)
+            scores[split] = asdict(score)
+            yield f"{split}: {_summary(score)}"
+    scores["train"] = {"num_windows": len(train_set.label_B), "steps": num_steps, "seed": seed}
+    write_text(out / "scores.json", json.dumps(scores, indent=1) + "\n")
+    yield f"classifier: {out}"
+
+
+def _summary(score: Accuracy) -> str:
+    worst = ", ".join(f"{true} as {named} x{n}" for true, named, n in score.confusions[:5])
+    return (
+        f"{score.windows:.1%} of {score.num_windows} windows, {score.clips:.1%} of "
+        f"{score.num_clips} clips; confused: {worst or 'none'}"
     )

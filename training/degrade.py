@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from spatial_v2a.conditioning.boxes import Box
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.geometry import depth_m_from_nearness, nearness
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 
 FALSE_TRACK_ID = 1_000_000

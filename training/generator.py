@@ -11,21 +11,20 @@ from torch.nn import functional
 
 from spatial_v2a.concepts import CLASS_NAMES, CONCEPTS, sound_index
 from spatial_v2a.conditioning.store import FeatureStore
-from spatial_v2a.config import Config
+from spatial_v2a.config import Config, ConsistencyTraining, DiffusionTraining
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.model import SpatialV2A
+from spatial_v2a.models.autoencoder import mirror_latents
 from spatial_v2a.models.generator import Generator
-from spatial_v2a.training.audio_data import step_rng
+from spatial_v2a.models.samplers import num_noises, sample, sampler_sigmas, shape_noise
 from spatial_v2a.training.generator_data import GeneratorData, autoencoder_digest
-from spatial_v2a.training.generator_metrics import validation_metrics
-from spatial_v2a.training.loop import Losses, Task, train
+from spatial_v2a.training.loop import Losses, stage_recipe, train
 from spatial_v2a.training.objectives import consistency_loss, diffusion_loss
-from spatial_v2a.training.shards import ShardIndex
+from spatial_v2a.training.shards import ShardIndex, step_rng
 from spatial_v2a.training.sounds.bank import Bank, ProceduralBank
 from spatial_v2a.training.tracks.pool import TrackClips
 from spatial_v2a.training.tracks.simulate import SimulatedTracks
-from spatial_v2a.training_config import ConsistencyTraining, DiffusionTraining
 
 # Layers whose last inputs are the waves of a box's proportions (`conditioner.shape_octaves`).
 BOX_INPUT_WEIGHTS = tuple(
@@ -33,6 +32,7 @@ BOX_INPUT_WEIGHTS = tuple(
 )
 
 CLASS_WEIGHTS = "conditioner.class_embedding.weight"
+AUDIBLE_POWER = 1e-6
 
 
 def unpack(batch: dict[str, Tensor]) -> tuple[FrameFeatures, Tensor]:
@@ -47,7 +47,6 @@ class DiffusionObjective(nn.Module):
     Args:
         generator: learns.
         section: of the training config.
-        num_odd_latents: dimensions at the end of a latent that hold its pan.
         teacher: as for `diffusion_loss`.
     """
 
@@ -56,13 +55,11 @@ class DiffusionObjective(nn.Module):
         generator: Generator,
         section: DiffusionTraining,
         *,
-        num_odd_latents: int,
         teacher: Generator | None = None,
     ) -> None:
         super().__init__()
         self.generator = generator
         self.section = section
-        self.num_odd_latents = num_odd_latents
         # Not a submodule: it is neither trained nor saved with the objective.
         self._teacher = [teacher]
 
@@ -77,7 +74,6 @@ class DiffusionObjective(nn.Module):
             latents_BTD,
             rng=rng,
             config=self.section.objective,
-            num_odd_latents=self.num_odd_latents,
             is_timed_B=batch.get("is_timed_B"),
             teacher=teacher.to(latents_BTD.device) if teacher else None,
         )
@@ -87,13 +83,10 @@ class DiffusionObjective(nn.Module):
 class ConsistencyObjective(nn.Module):
     """Stage 2: easy consistency tuning of head and backbone, against an averaged target."""
 
-    def __init__(
-        self, generator: Generator, section: ConsistencyTraining, *, num_odd_latents: int
-    ) -> None:
+    def __init__(self, generator: Generator, section: ConsistencyTraining) -> None:
         super().__init__()
         self.generator = generator
         self.section = section
-        self.num_odd_latents = num_odd_latents
         # Not a submodule: the target is neither trained nor saved with the objective.
         self._target = [copy.deepcopy(generator).requires_grad_(False)]
 
@@ -113,7 +106,6 @@ class ConsistencyObjective(nn.Module):
             rng=rng,
             fraction=step / self.section.steps,
             config=self.section.objective,
-            num_odd_latents=self.num_odd_latents,
             is_timed_B=batch.get("is_timed_B"),
         )
         return {"loss": out["loss"], **out["parts"]}
@@ -231,29 +223,27 @@ def train_generator(
         rng = step_rng(section.seed, step, process_index)
         return dataset.batch(rng, section.batch_size, section.crop_ticks, step=step)
 
-    def export(averaged: nn.Module, step: int) -> None:
-        del step
+    def export(averaged: nn.Module) -> None:
         model.generator.load_state_dict(averaged.state_dict())
         model.save_pretrained(run_dir / "checkpoint", overwrite=True)
 
     generator = copy.deepcopy(model.generator).train()
-    odd = {"num_odd_latents": dataset.num_odd_latents}
     if stage == "diffusion":
-        taught = {"teacher": read_teacher(teacher, model)} if teacher else {}
-        objective, on_step = DiffusionObjective(generator, section, **odd, **taught), None
+        said_before = read_teacher(teacher, model) if teacher else None
+        objective, on_step = DiffusionObjective(generator, section, teacher=said_before), None
     else:
-        objective = ConsistencyObjective(generator, section, **odd)
+        objective = ConsistencyObjective(generator, section)
         on_step = objective.set_target
-    task = Task(
-        name=stage,
-        objective=objective,
-        make_batch=make_batch,
-        section=section,
+    recipe = stage_recipe(
+        stage,
+        objective,
+        section,
+        make_batch,
         averaged=lambda module: module.generator,
         export=export,
         on_step=on_step,
     )
-    losses = train(task, run_dir)
+    losses = train(recipe, run_dir)
     if val:
         held_out = GeneratorData(
             ShardIndex(val),
@@ -265,3 +255,59 @@ def train_generator(
         )
         losses |= validation_metrics(model, held_out)
     return losses
+
+
+@torch.inference_mode()
+def validation_metrics(
+    model: SpatialV2A, data: GeneratorData, *, num_clips: int = 16, num_ticks: int = 240
+) -> dict[str, float]:
+    """Rolls clips out and compares level differences per tick with the recordings'.
+
+    Returns:
+        pan_correlation: generated against true level difference (dB, limited to +-30), over ticks
+            where the truth is audible.
+        level_error_db: mean difference of the levels there.
+        latent_distance: mean absolute difference of generated and true latents, normalised.
+        mirrored_latent_distance: the same after swapping the generated channels; larger when the
+            sides are right.
+    """
+    clips = data.clips[:: max(1, len(data.clips) // num_clips)][:num_clips]
+    config = model.config.sampler
+    sigmas = sampler_sigmas(config)
+    state = model.generator.init_state(len(clips), device="cpu", dtype=torch.float32)
+    rng = torch.Generator().manual_seed(0)
+    clips_D = (len(clips), model.config.autoencoder.latent_dim)
+    drawn = []
+    for tick in range(num_ticks):
+        parts = [c.given[0].map(lambda x, t=tick: x[:, t : t + 1]) for c in clips]
+        batch = {k: torch.cat([vars(p)[k] for p in parts]) for k in vars(parts[0])}
+        batch = {k: v.float() if v.is_floating_point() else v for k, v in batch.items()}
+        condition = model.generator.observe_frame(type(parts[0])(**batch), state)
+        noises = torch.randn(num_noises(config), *clips_D, generator=rng)
+        noises = shape_noise(noises, config, num_odd_latents=data.num_odd_latents)
+        x_BD = sample(model.generator.denoiser(condition), noises, sigmas, config=config)
+        model.generator.observe_latent(x_BD, state)
+        drawn.append(x_BD)
+    generated_BTD = torch.stack(drawn, dim=1)
+    true_BTD = torch.stack([c.latents_TD[:num_ticks].float() for c in clips])
+    output, target = (_levels(model, latents) for latents in (generated_BTD, true_BTD))
+    is_audible = target.exp().sum(1) > AUDIBLE_POWER
+    pans = [
+        (4.343 * (levels[:, 0] - levels[:, 1])).clamp(-30, 30)[is_audible]
+        for levels in (output, target)
+    ]
+    loudness = [4.343 * levels.exp().sum(1).log()[is_audible] for levels in (output, target)]
+    flipped = mirror_latents(generated_BTD, data.num_odd_latents)
+    return {
+        "pan_correlation": torch.corrcoef(torch.stack(pans))[0, 1].item(),
+        "level_error_db": (loudness[0] - loudness[1]).mean().item(),
+        "latent_distance": (generated_BTD - true_BTD).abs().mean().item(),
+        "mirrored_latent_distance": (flipped - true_BTD).abs().mean().item(),
+    }
+
+
+def _levels(model: SpatialV2A, latents_BTD: Tensor) -> Tensor:
+    """Natural log of the power per channel and tick, [B, 2, T]."""
+    audio_BCL = model.autoencoder.decode(model.denormalize(latents_BTD))
+    power = audio_BCL.unflatten(-1, (-1, model.timing.samples_per_tick)).square().mean(-1)
+    return (power + 1e-10).log()

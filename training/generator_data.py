@@ -1,10 +1,13 @@
-"""Batches for the generator: latents of the audio beside what perception saw, ready in memory.
+"""Batches for the generator: latents of the audio and what perception saw, ready in memory.
 
 Every clip is held as its latents and one or more views of its picture: the engine's geometry made
 imperfect (training.degrade), and detected features where a feature store has them. A batch mixes
 views and mirrors half of its rows (picture flipped, odd latents negated).
 
-Legend: B sequences, T ticks, D latent width.
+A recording shows its object from the first to the last moment that it can be seen, and sounds
+throughout; a detector finds it late and loses it, and people cut: some rows are changed so.
+
+Legend: B sequences, T ticks, D latent width, K box slots, F box fields.
 """
 
 import hashlib
@@ -23,15 +26,13 @@ from spatial_v2a.clip import Clip
 from spatial_v2a.conditioning.annotations import clip_features, clip_slides
 from spatial_v2a.conditioning.store import FeatureStore
 from spatial_v2a.errors import UserError
-from spatial_v2a.features import FrameFeatures, mirror_features
+from spatial_v2a.features import BOX_FIELDS, MAX_AGE_S, FrameFeatures, mirror_features
 from spatial_v2a.files import written_whole
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.autoencoder import mirror_latents
 from spatial_v2a.timing import TIMING
-from spatial_v2a.training.audio_data import read_sound
 from spatial_v2a.training.degrade import Degrader
-from spatial_v2a.training.row_changes import Row, begin_late, join_scenes, lose_boxes
-from spatial_v2a.training.shards import ShardIndex
+from spatial_v2a.training.shards import ShardIndex, read_sound
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,10 @@ SLIDES_NAME = "slides.npz"
 MADE_BY = "__autoencoder__"  # entry of the latents' cache: which autoencoder made them
 SILENT_DISTANCE = 0.4  # from the latent of silence, root mean square over dimensions
 TIMED_SCENARIOS = ("third-person",)  # the picture tells when it sounds: a walker's stride
+AGE = BOX_FIELDS.index("age")
+
+# Features [1, T] and latents [T, D] of a stretch of a clip.
+Row = tuple[FrameFeatures, Tensor]
 
 
 @dataclass
@@ -76,54 +81,53 @@ def half(features: FrameFeatures) -> FrameFeatures:
 def encode_clips(model: SpatialV2A, index: ShardIndex, cache: Path) -> dict[str, Tensor]:
     """Normalised posterior means [T, D] of every clip, kept in `cache` (npz) for the next start.
 
-    A cache made by another autoencoder is made anew, and so is the entry of a clip whose sound is
-    another now: a recording made again has the keys of the one before.
+    A cache of another autoencoder is not used.
     """
-    kept: dict[str, np.ndarray] = {}
-    made_by = autoencoder_digest(model)
-    if cache.exists():
-        arrays = read_arrays(cache, where=str(cache))
-        if MADE_BY in arrays and str(arrays[MADE_BY]) == made_by:
-            kept = {name: array for name, array in arrays.items() if name != MADE_BY}
-    entries = _entries(index, "audio.flac")
-    missing = [key for key in index.keys if entries[key] not in kept]
-    for key in track(missing, description="encoding audio", disable=not missing):
-        audio = torch.from_numpy(read_sound(index, key))
-        audio_BCL = audio.float().div(32768).T.unsqueeze(0)
-        mean_BTD = model.autoencoder.encode(audio_BCL).mean_BTD
-        kept[entries[key]] = model.normalize(mean_BTD)[0].half().numpy()
-    if missing:
-        _keep(cache, kept | {MADE_BY: np.array(made_by)})
-    return {key: torch.from_numpy(kept[entries[key]]) for key in index.keys}
+
+    def encode(key: str) -> np.ndarray:
+        audio_BCL = torch.from_numpy(read_sound(index, key)).float().div(32768).T.unsqueeze(0)
+        return model.normalize(model.autoencoder.encode(audio_BCL).mean_BTD)[0].half().numpy()
+
+    made_by = {MADE_BY: np.array(autoencoder_digest(model))}
+    known = _cached(index, "audio.flac", cache, encode, "encoding audio", made_by)
+    return {key: torch.from_numpy(latents_TD) for key, latents_TD in known.items()}
 
 
 def read_slides(index: ShardIndex, cache: Path) -> dict[str, np.ndarray]:
-    """How far the picture of every clip slid in every tick [T], kept in `cache` (npz).
+    """How far the picture of every clip slid in every tick [T], kept in `cache` (npz)."""
 
-    The entry of a clip whose pictures are others now is made anew.
-    """
-    kept: dict[str, np.ndarray] = {}
-    if cache.exists():
-        kept = read_arrays(cache, where=str(cache))
-    entries = _entries(index, "frames.npz")
-    missing = [key for key in index.keys if entries[key] not in kept]
-    for key in track(missing, description="reading turns", disable=not missing):
+    def read(key: str) -> np.ndarray:
         clip = Clip(key, {name: index.read(key, name) for name in ("json", "frames.npz")})
-        kept[entries[key]] = np.array(clip_slides(clip), np.float32)
+        return np.array(clip_slides(clip), np.float32)
+
+    return _cached(index, "frames.npz", cache, read, "reading turns", {})
+
+
+def _cached(
+    index: ShardIndex,
+    part: str,
+    cache: Path,
+    make: Callable[[str], np.ndarray],
+    description: str,
+    made_by: dict[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """What `make` says of every clip, from `cache` where it is there and was `made_by` the same.
+
+    An entry is named after its clip and the size of the part that it is made from: a recording made
+    again has the keys of the one before.
+    """
+    kept = read_arrays(cache, where=str(cache)) if cache.exists() else {}
+    if any(name not in kept or str(kept[name]) != str(value) for name, value in made_by.items()):
+        kept = {}
+    entries = {key: f"{key}@{index.parts[key][part].num_bytes}" for key in index.keys}
+    missing = [key for key in index.keys if entries[key] not in kept]
+    for key in track(missing, description=description, disable=not missing):
+        kept[entries[key]] = make(key)
     if missing:
-        _keep(cache, kept)
-    return {key: kept[entries[key]] for key in index.keys}
-
-
-def _entries(index: ShardIndex, part: str) -> dict[str, str]:
-    """Name of each clip's entry in a cache made from one of its parts: its key and the size."""
-    return {key: f"{key}@{index.parts[key][part].num_bytes}" for key in index.keys}
-
-
-def _keep(cache: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Writes a cache; a killed process leaves no half-written one."""
-    with written_whole(cache, overwrite=True) as draft:
-        np.savez(draft, **arrays)
+        # A killed process leaves no half-written one.
+        with written_whole(cache, overwrite=True) as draft:
+            np.savez(draft, **(kept | made_by))
+    return {key: kept[entry] for key, entry in entries.items()}
 
 
 def autoencoder_digest(model: SpatialV2A) -> str:
@@ -143,7 +147,7 @@ class GeneratorData:
     Args:
         index: the clips; None where all are simulated.
         model: its autoencoder makes the latents, its config says what perception looks like.
-        cache: file that keeps the latents; how far the pictures slid is kept beside it.
+        cache: file that keeps the latents; how far the pictures slid is kept next to it.
         store: feature store with detected features, or None for given geometry only.
         detected_share: share of the rows drawn from the clips that have detected features.
         num_given_views: differently degraded views of the engine's geometry kept per clip.
@@ -306,7 +310,7 @@ def first_tick(rng: np.random.Generator, opens_T: Tensor, *, clip_start_share: f
 def view_of(features: FrameFeatures, silent_T: Tensor, knows_boxes: bool) -> View:
     """A view to train on; where sounds have no boxes in truth, its boxes count as not looked for.
 
-    Monsters and doors of the game itself sound but are no class of the detector: "no box" beside
+    Monsters and doors of the game itself sound but are no class of the detector: "no box" with
     their sound would teach that an empty picture sounds.
     """
     if not knows_boxes:
@@ -325,3 +329,80 @@ def _given_views(
         seed = int.from_bytes(key.encode()[-8:], "little") + view
         degrade = Degrader(model.config.perception, np.random.default_rng(seed)) if view else None
         yield clip_features(clip, model.config.perception, degrade=degrade, slides_T=slides_T)
+
+
+def join_scenes(before: Row, after: Row, cut: int) -> Row:
+    """Features [1, T] and latents [T, D]: `before` for `cut` ticks, then `after` from its start."""
+    rest = len(after[1]) - cut
+    features = {
+        name: torch.cat((seen[:, :cut], vars(after[0])[name][:, :rest]), dim=1)
+        for name, seen in vars(before[0]).items()
+    }
+    return FrameFeatures(**features), torch.cat((before[1][:cut], after[1][:rest]))
+
+
+def begin_late(row: Row, silence_D: Tensor, rng: np.random.Generator) -> Row:
+    """Features [1, T] and latents [T, D] of an object that is found late: silence until then.
+
+    In a recording what is seen late has sounded before, so its sound is in the history; a model
+    that has been silent for want of a box must learn to begin all the same. A row stays as it is
+    where no box is seen in the middle two thirds.
+    """
+    features, latents_TD = row
+    num_ticks = len(latents_TD)
+    begin = _tick_with_box(features, rng, num_ticks // 6, 5 * num_ticks // 6)
+    if begin is None:
+        return row
+    mask_BTK, boxes_BTKF = features.box_mask_BTK.clone(), features.boxes_BTKF.clone()
+    mask_BTK[:, :begin] = False
+    _begin_age(boxes_BTKF, begin)
+    latents_TD = latents_TD.clone()
+    latents_TD[:begin] = silence_D.to(latents_TD)
+    return replace(features, box_mask_BTK=mask_BTK, boxes_BTKF=boxes_BTKF), latents_TD
+
+
+def lose_boxes(row: Row, rng: np.random.Generator, *, persistence_ticks: int) -> Row:
+    """Features [1, T] and latents [T, D] of a row whose boxes go early while the sound stays.
+
+    What was seen last is held for `persistence_ticks` as `conditioning.persistence` does, but not
+    moved to an edge, then nothing has a box: to the end in half of the rows, in the others for a
+    random time from then on. A row stays as it is where no box is seen in the second to third
+    sixth.
+    """
+    features, latents_TD = row
+    num_ticks = len(latents_TD)
+    last = _tick_with_box(features, rng, num_ticks // 6, num_ticks // 2)
+    if last is None:
+        return row
+    gone = min(last + 1 + persistence_ticks, num_ticks)
+    back = num_ticks
+    if rng.random() < 0.5:
+        back = int(rng.integers(min(gone + 1, num_ticks), num_ticks + 1))
+    mask_BTK, boxes_BTKF = features.box_mask_BTK.clone(), features.boxes_BTKF.clone()
+    class_BTK = features.class_BTK.clone()
+    held = slice(last + 1, gone)
+    for tensor in (mask_BTK, boxes_BTKF, class_BTK):
+        tensor[:, held] = tensor[:, last : last + 1]
+    mask_BTK[:, gone:back] = False
+    age_BTK = boxes_BTKF[..., AGE]
+    unseen_s_T = torch.arange(1, gone - last).to(age_BTK) / TIMING.tick_hz
+    age_BTK[:, held] = (age_BTK[:, held] + unseen_s_T[:, None]).clamp_max(MAX_AGE_S)
+    _begin_age(boxes_BTKF, back)
+    changed = {"box_mask_BTK": mask_BTK, "boxes_BTKF": boxes_BTKF, "class_BTK": class_BTK}
+    return replace(features, **changed), latents_TD
+
+
+def _tick_with_box(
+    features: FrameFeatures, rng: np.random.Generator, first: int, end: int
+) -> int | None:
+    """One of the ticks from `first` to before `end` in which some box is seen, if there is one."""
+    shows_T = features.box_mask_BTK[0].any(-1) & features.has_boxes_BT[0]
+    ticks = shows_T[first:end].nonzero().flatten() + first
+    return int(ticks[rng.integers(len(ticks))]) if len(ticks) else None
+
+
+def _begin_age(boxes_BTKF: Tensor, begin: int) -> None:
+    """Lets the age of the boxes from tick `begin` on count from there at most, in place."""
+    age_BTK = boxes_BTKF[:, begin:, :, AGE]
+    known_s_T = torch.arange(age_BTK.shape[1]).to(age_BTK) / TIMING.tick_hz
+    age_BTK.clamp_(max=known_s_T[None, :, None])

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spatial_v2a.config import ConsistencyObjectiveConfig, DiffusionObjectiveConfig
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.models.autoencoder import split_latents
 from spatial_v2a.models.conditioner import drop_cues
 from spatial_v2a.models.diffusion import (
     consistency_stage,
@@ -21,7 +21,6 @@ from spatial_v2a.models.diffusion import (
     uncertainty_weighted,
 )
 from spatial_v2a.models.generator import Condition, Generator
-from spatial_v2a.objective_config import ConsistencyObjectiveConfig, DiffusionObjectiveConfig
 
 
 @dataclass
@@ -77,8 +76,6 @@ def diffusion_loss(
     *,
     rng: torch.Generator,
     config: DiffusionObjectiveConfig,
-    num_odd_latents: int,
-    valid_BT: Tensor | None = None,
     is_timed_B: Tensor | None = None,
     teacher: Generator | None = None,
 ) -> dict[str, Tensor | dict[str, Tensor]]:
@@ -89,9 +86,7 @@ def diffusion_loss(
         features: perception of the batch.
         latents_BTD: normalised latents, unit variance.
         rng: CPU generator of every draw; the same state gives the same loss.
-        config: noise, dropout and weights.
-        num_odd_latents: dimensions at the end of a latent that hold its pan.
-        valid_BT: False excludes padded ticks.
+        config: noise and dropout.
         is_timed_B: sequences whose picture tells when they sound, as in `spoil_inputs`.
         teacher: what it says of the other sequences takes the place of x0 there, so that they
             stay as it has them (learning without forgetting, arXiv 1606.09282).
@@ -107,12 +102,11 @@ def diffusion_loss(
     target = latents_BTD
     if teacher is not None and is_timed_B is not None:
         target = _teach(teacher, inputs, noisy, sigma_MBT, latents_BTD, ~is_timed_B)
-    error_MBTD = (generator.denoise(noisy, sigma_MBT, condition) - target).square()
-    error_MBT = (_weights(latents_BTD, num_odd_latents, config.odd_weight) * error_MBTD).mean(-1)
+    error_MBT = (generator.denoise(noisy, sigma_MBT, condition) - target).square().mean(-1)
     weighted_MBT = loss_weight(sigma_MBT, generator.config.head.sigma_data) * error_MBT
     u_MBT = generator.uncertainty(sigma_MBT)
-    loss = _mean(uncertainty_weighted(weighted_MBT, u_MBT), valid_BT)
-    parts = {"denoising": _mean(weighted_MBT, valid_BT), "uncertainty": _mean(u_MBT, valid_BT)}
+    loss = uncertainty_weighted(weighted_MBT, u_MBT).mean()
+    parts = {"denoising": weighted_MBT.mean(), "uncertainty": u_MBT.mean()}
     return {"loss": loss, "parts": {name: part.detach() for name, part in parts.items()}}
 
 
@@ -125,8 +119,6 @@ def consistency_loss(
     rng: torch.Generator,
     fraction: float,
     config: ConsistencyObjectiveConfig,
-    num_odd_latents: int,
-    valid_BT: Tensor | None = None,
     is_timed_B: Tensor | None = None,
 ) -> dict[str, Tensor | dict[str, Tensor]]:
     """w(t) d(G(x + t eps), stopgrad G(x + r eps)) with the same eps (ECT, 2406.14548).
@@ -135,8 +127,7 @@ def consistency_loss(
         generator: the model in training; head and backbone both learn.
         target_generator: its average, or the same object for a plain stop-gradient.
         fraction: progress of the tuning in [0, 1]; moves r towards t.
-        features, latents_BTD, rng, config, num_odd_latents, valid_BT, is_timed_B: as in
-            `diffusion_loss`.
+        features, latents_BTD, rng, config, is_timed_B: as in `diffusion_loss`.
 
     Returns:
         `loss`, and `parts` with the unweighted `distance` and the mean `ratio` r / t.
@@ -154,11 +145,9 @@ def consistency_loss(
         target = target_generator.denoise(near, r_MBT, target_condition)
     guess = generator.denoise(latents_BTD + t_MBT[..., None] * eps_MBTD, t_MBT, condition)
     width = latents_BTD.shape[-1]
-    weights_D = _weights(latents_BTD, num_odd_latents, config.odd_weight)
-    error_MBTD = weights_D.sqrt() * (guess - target)
-    distance_MBT = pseudo_huber(error_MBTD, config.huber * width**0.5) / width**0.5
-    loss = _mean(consistency_weight(t_MBT, sigma_data) * distance_MBT, valid_BT)
-    parts = {"distance": _mean(distance_MBT, valid_BT), "ratio": (r_MBT / t_MBT).mean()}
+    distance_MBT = pseudo_huber(guess - target, config.huber * width**0.5) / width**0.5
+    loss = (consistency_weight(t_MBT, sigma_data) * distance_MBT).mean()
+    parts = {"distance": distance_MBT.mean(), "ratio": (r_MBT / t_MBT).mean()}
     return {"loss": loss, "parts": {name: part.detach() for name, part in parts.items()}}
 
 
@@ -186,13 +175,6 @@ def _teach(
     return target_MBTD.index_copy(1, is_taught_B.nonzero().flatten(), said_MBTD)
 
 
-def _weights(latents_BTD: Tensor, num_odd_latents: int, odd_weight: float) -> Tensor:
-    """Weight of each dimension [D], 1 on average."""
-    even_D, odd_D = split_latents(torch.ones_like(latents_BTD[0, 0]), num_odd_latents)
-    weights_D = torch.cat((even_D, odd_weight * odd_D))
-    return weights_D / weights_D.mean()
-
-
 def _condition(generator: Generator, inputs: TrainingInputs) -> Condition:
     return generator(inputs.features, inputs.history_BTD, history_drop_BT=inputs.history_drop_BT)
 
@@ -204,9 +186,3 @@ def _draw_noise(
     normal_MBT = torch.randn(shape[:-1], generator=rng).to(latents_BTD)
     sigma_MBT = lognormal_sigma(normal_MBT, p_mean=config.p_mean, p_std=config.p_std)
     return sigma_MBT, torch.randn(shape, generator=rng).to(latents_BTD)
-
-
-def _mean(values_MBT: Tensor, valid_BT: Tensor | None) -> Tensor:
-    if valid_BT is None:
-        return values_MBT.mean()
-    return (values_MBT * valid_BT).sum() / (valid_BT.sum() * values_MBT.shape[0]).clamp_min(1)

@@ -1,18 +1,25 @@
-"""Single labelled frames, drawn from Stage shards and kept in memory, for training perception."""
+"""Single labelled frames of Stage shards, kept in memory, and augmented pictures with their boxes.
+
+Legend: B pictures, K boxes.
+"""
 
 import logging
 import time
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from spatial_v2a.clip import Clip, read_shards
 from spatial_v2a.concepts import CLASS_NAMES
+from spatial_v2a.config import ZOOM_MAGNIFICATION, BoxSettings
 from spatial_v2a.errors import UserError
+from spatial_v2a.training.loop import Batch
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +27,9 @@ FRAME_HEIGHT, FRAME_WIDTH = 240, 320  # as recorded: zoomed detection enlarges t
 MIN_BOX_SIDE = 1 / 64  # of the picture's width
 SHARE_WITH_BOXES = 0.65
 REFRESH_EVERY_S = 60.0
+MOSAIC_SHARE = 0.5
+# From a picture with a margin to a part of it seen from nearer (`conditioning/detections.py`).
+ZOOM_RANGE = (0.75, 1.1 * ZOOM_MAGNIFICATION)
 _CLASS_INDEX = {name: i for i, name in enumerate(CLASS_NAMES)}
 
 
@@ -164,3 +174,100 @@ def crop(
     keep = (new_w * new_h >= 0.4 * 4 * half_w * half_h) & (np.minimum(new_w, new_h) >= 4.0)
     rows = (label, (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, new_w / width, new_h / height)
     return window, np.stack(rows, axis=1)[keep].astype(np.float32)
+
+
+def detector_batches(
+    pool: FramePool,
+    settings: BoxSettings,
+    *,
+    random: np.random.Generator,
+    batch_size: int,
+) -> Iterator[Batch]:
+    """Augmented batches without end; new shards are taken in about once a minute.
+
+    Yields:
+        Pictures [B, 3, H, W] in 0..1, and of the boxes of all the picture and class, cx, cy, w, h.
+    """
+    weights = pool.weights()
+    while True:
+        if pool.refresh_if_due():
+            weights = pool.weights()
+        images, boxes = [], []
+        for _ in range(batch_size):
+            image, found_K5 = augmented(pool.frames, weights, settings, random=random)
+            images.append(image)
+            boxes.append(found_K5)
+        x_BHWC = torch.from_numpy(np.stack(images))
+        index_K = np.repeat(np.arange(batch_size), [len(b) for b in boxes]).astype(np.float32)
+        yield {
+            "x_BCHW": x_BHWC.permute(0, 3, 1, 2).float().div_(255.0),
+            "index_K": torch.from_numpy(index_K),
+            "boxes_K5": torch.from_numpy(np.concatenate(boxes)),
+        }
+
+
+def augmented(
+    frames: list[LabelledFrame],
+    weights: NDArray,
+    settings: BoxSettings,
+    *,
+    random: np.random.Generator,
+) -> tuple[NDArray, NDArray]:
+    """One training picture: a jittered frame, or four windows around objects side by side."""
+    height, width = settings.image_height, settings.image_width
+    picks = random.choice(len(frames), size=4, p=weights)
+    if random.random() >= MOSAIC_SHARE:
+        zoom = np.exp(random.uniform(*np.log(ZOOM_RANGE)))
+        scale = zoom * width / frames[picks[0]].image_HWC.shape[1]
+        jitter = 0.15 * max(zoom, 1.0)
+        centre = (random.uniform(0.5 - jitter, 0.5 + jitter), random.uniform(0.4, 0.6))
+        image, boxes_K5 = crop(
+            frames[picks[0]],
+            scale=scale,
+            centre=centre,
+            height=height,
+            width=width,
+            is_flipped=random.random() < 0.5,
+        )
+        return _brightness(image, random), boxes_K5
+    image = np.empty((height, width, 3), np.uint8)
+    boxes = []
+    tile_height, tile_width = height // 2, width // 2
+    for tile, pick in enumerate(picks):
+        row, column = divmod(tile, 2)
+        window, found_K5 = _object_window(frames[pick], tile_height, tile_width, random)
+        top, left = row * tile_height, column * tile_width
+        image[top : top + tile_height, left : left + tile_width] = _brightness(window, random)
+        offset = np.array([0, column / 2, row / 2, 0, 0], np.float32)
+        boxes.append(found_K5 * np.array([1, 0.5, 0.5, 0.5, 0.5], np.float32) + offset)
+    return image, np.concatenate(boxes)
+
+
+def _object_window(
+    frame: LabelledFrame, height: int, width: int, random: np.random.Generator
+) -> tuple[NDArray, NDArray]:
+    """A window that holds one of the frame's boxes when it has any."""
+    scale = random.uniform(0.6, 1.3) * 2 * width / frame.image_HWC.shape[1]
+    centre_x, centre_y = random.uniform(0.2, 0.8), random.uniform(0.3, 0.7)
+    if len(frame.boxes_K5):
+        source_height, source_width = frame.image_HWC.shape[:2]
+        _, cx, cy, w, h = frame.boxes_K5[random.integers(len(frame.boxes_K5))]
+        fit = min(width / (w * source_width), height / (h * source_height))
+        scale = min(scale, fit * random.uniform(0.7, 1.2))
+        slack_x = max(width / (scale * source_width) - w, 0.0) / 2
+        slack_y = max(height / (scale * source_height) - h, 0.0) / 2
+        centre_x = cx + random.uniform(-slack_x, slack_x)
+        centre_y = cy + random.uniform(-slack_y, slack_y)
+    return crop(
+        frame,
+        scale=scale,
+        centre=(centre_x, centre_y),
+        height=height,
+        width=width,
+        is_flipped=random.random() < 0.5,
+    )
+
+
+def _brightness(image_HWC: NDArray, random: np.random.Generator) -> NDArray:
+    table = (np.arange(256) * random.uniform(0.7, 1.3) + random.uniform(-12, 12)).clip(0, 255)
+    return table.astype(np.uint8)[image_HWC]

@@ -16,13 +16,18 @@ from spatial_v2a.conditioning.encoders import DepthEncoder, DinoEncoder, build_d
 from spatial_v2a.conditioning.perception import Perception
 from spatial_v2a.conditioning.rtdetr import RtDetrDetector, build_rtdetr
 from spatial_v2a.conditioning.yolo import YoloDetector, build_yolo11
-from spatial_v2a.config import load_config, preset_names
+from spatial_v2a.config import (
+    DepthSettings,
+    DinoSettings,
+    PerceptionConfig,
+    load_config,
+    preset_names,
+)
 from spatial_v2a.errors import UserError
 from spatial_v2a.inference.engine.engine import EngineSettings
 from spatial_v2a.inference.engine.object_mix import DEFAULT_OBJECTS, Objects
 from spatial_v2a.inference.engine.pipeline import Pipeline, resolve_device
 from spatial_v2a.model import SpatialV2A
-from spatial_v2a.perception_config import DepthSettings, DinoSettings, PerceptionConfig
 
 # Sizes of the published encoders that presets name, which a config leaves to their source.
 PUBLISHED_DINO = {

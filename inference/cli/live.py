@@ -353,9 +353,9 @@ def _faults(figures: "Figures", to: "LiveSink", marks: "FileMarks", *, sink: str
 def _model(checkpoint: str, device: str, detector: str | None, detector_weights: Path | None):
     from typing import get_args
 
+    from spatial_v2a.config import DetectorName
     from spatial_v2a.inference.engine.pipeline import resolve_device
     from spatial_v2a.model import SpatialV2A
-    from spatial_v2a.perception_config import DetectorName
 
     device = resolve_device(device)
     own = detector if detector in get_args(DetectorName) else None

@@ -27,6 +27,7 @@ from spatial_v2a.conditioning.annotations import AnnotatedTick, annotated_ticks
 from spatial_v2a.conditioning.detectors import GENERAL
 from spatial_v2a.conditioning.nanodet import weights_path
 from spatial_v2a.conditioning.track_edits import MuteGate
+from spatial_v2a.config import DetectorName
 from spatial_v2a.files import Outputs, cannot_write
 from spatial_v2a.inference.dub.heard import HeardObjects, ObjectNotes
 from spatial_v2a.inference.dub.jobs import DubJob
@@ -43,7 +44,6 @@ from spatial_v2a.inference.engine.engine import engine_threads
 from spatial_v2a.inference.engine.pipeline import Pipeline
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import checkpoint_digest
-from spatial_v2a.perception_config import DetectorName
 
 log = logging.getLogger(__name__)
 

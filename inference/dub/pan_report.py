@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from spatial_v2a.audio.panning import law_azimuth_deg
 from spatial_v2a.audio.stereo import level_dbfs, mid_side_dbfs, pan_curve, summarize
 from spatial_v2a.conditioning.annotations import read_lines
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 
 EDGE_DEG = 60.0

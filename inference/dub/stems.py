@@ -23,6 +23,7 @@ import soundfile
 
 from spatial_v2a.audio.stereo import StereoMeter, level_dbfs, level_difference_db
 from spatial_v2a.conditioning.boxes import Box, slots_of
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.files import Outputs
 from spatial_v2a.geometry import azimuth_rad, depth_m_from_nearness
@@ -33,7 +34,6 @@ from spatial_v2a.inference.engine.allocator import Part
 from spatial_v2a.inference.engine.object_mix import Heard
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 
 # A hop of half a tick: the window is long enough to part tones, short enough to part steps.

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from spatial_v2a.audio.stereo import StereoMeter, StereoSummary, summarize
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.files import Outputs
 from spatial_v2a.inference.dub.jobs import DubJob, Take
@@ -28,7 +29,6 @@ from spatial_v2a.inference.dub.take_meter import TakeMeter
 from spatial_v2a.inference.dub.take_scores import SceneNotes, score_take
 from spatial_v2a.inference.marking.manifest import Provenance
 from spatial_v2a.inference.marking.provenance import attach, sidecar_of, unsigned_comment
-from spatial_v2a.perception_config import PerceptionConfig
 
 log = logging.getLogger(__name__)
 

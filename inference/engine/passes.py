@@ -24,7 +24,7 @@ from spatial_v2a.features import FrameFeatures, mirror_features
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.attention import AttentionPlan
 from spatial_v2a.models.autoencoder import DecoderState
-from spatial_v2a.models.generator import Condition, GeneratorState
+from spatial_v2a.models.generator import TOKENS_PER_TICK, Condition, GeneratorState
 from spatial_v2a.models.samplers import (
     num_noises,
     plain_pan_denoise,
@@ -111,7 +111,7 @@ class Passes:
         num_rows = self._num_views * len(self._branches)
         generator = self.model.generator.init_state(num_rows, **where)
         if self._is_narrow:
-            tokens = self.model.generator.tokens_per_tick
+            tokens = TOKENS_PER_TICK
             narrow = where | {"dtype": NARROW, "max_chunk": tokens}
             generator = replace(
                 generator, backbone=self.model.generator.backbone.init_state(num_rows, **narrow)

@@ -29,6 +29,7 @@ from spatial_v2a.conditioning.compiled import has_openvino, is_cache_usable
 from spatial_v2a.conditioning.detectors import STAGE, Perceptions
 from spatial_v2a.conditioning.perception import CUES, Perception
 from spatial_v2a.conditioning.video import VideoSource
+from spatial_v2a.config import DetectorName
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.inference.engine.ahead import ahead
@@ -47,7 +48,6 @@ from spatial_v2a.inference.engine.object_mix import (
 )
 from spatial_v2a.model import SpatialV2A
 from spatial_v2a.models.checkpoint import find_checkpoint, read_config
-from spatial_v2a.perception_config import DetectorName
 
 # Compiling the engine takes about as long as it saves over so many ticks (two CPU cores).
 MIN_TICKS_TO_COMPILE = 60

@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from spatial_v2a.sampler_config import SamplerConfig
+    from spatial_v2a.config import SamplerConfig
 
 # Level difference left minus right of a source at a fixed distance, measured on the game engine
 # (ViZDoom 1.3.2, OpenAL Soft); it mirrors exactly, and a source behind is panned like one in front.

@@ -11,7 +11,6 @@ V frame token width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from pydantic import Field
@@ -31,6 +30,8 @@ from spatial_v2a.models.streaming import write_
 from spatial_v2a.models.transformer import BackboneConfig, Transformer, TransformerState
 from spatial_v2a.strict import StrictConfig, Width
 
+TOKENS_PER_TICK = 2  # the frame's and the latent's: [BOS, v1, x1, v2, x2, ...]
+
 
 class GeneratorConfig(StrictConfig):
     """The generator and its ablations.
@@ -38,8 +39,6 @@ class GeneratorConfig(StrictConfig):
     Attributes:
         conditioner, backbone, head: sizes of the parts.
         latent_dim: width of an audio latent.
-        positions: 'interleaved' is [BOS, v1, x1, v2, x2, ...]; 'fused' is one position per tick,
-            the sum of v_i and x_(i-1).
         direct_head_path: whether the head also gets the frame token itself.
         forgotten_dims: that many dimensions at the end of a latent, where the pan lies, are not
             carried by the history. A past pan says what the next one is so well that a model which
@@ -51,7 +50,6 @@ class GeneratorConfig(StrictConfig):
     backbone: BackboneConfig
     head: HeadConfig
     latent_dim: Width
-    positions: Literal["interleaved", "fused"] = "interleaved"
     direct_head_path: bool = True
     forgotten_dims: int = Field(default=0, ge=0, le=16_384)
 
@@ -61,7 +59,7 @@ class Condition:
     """What the head knows of a tick.
 
     Attributes:
-        z_BTZ: backbone outputs at x_(i-1) and at v_i side by side (one output when fused).
+        z_BTZ: backbone outputs at x_(i-1) and at v_i side by side.
         v_BTV: frame tokens, for the direct path.
     """
 
@@ -84,8 +82,8 @@ class GeneratorState:
     Attributes:
         conditioner: the previous tick's perception.
         backbone: ring caches and positions.
-        memory_BD: what the latest latent left behind: the backbone's output at it when
-            interleaved, its embedding when fused or held back.
+        memory_BD: what the latest latent left behind: the backbone's output at it, or its
+            embedding when held back.
     """
 
     conditioner: ConditionerState
@@ -100,7 +98,6 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         width, token_dim = config.backbone.width, config.conditioner.token_dim
-        self.is_interleaved = config.positions == "interleaved"
         self.conditioner = Conditioner(config.conditioner, shapes=perception_shapes)
         self.frame_in = nn.Linear(token_dim, width)
         self.latent_in = nn.Linear(config.latent_dim, width)
@@ -109,10 +106,8 @@ class Generator(nn.Module):
         # BOS is alone at its position and sees only itself, so its output is a constant: learning
         # that output directly keeps the all-zero state initial and saves the pass.
         self.bos_D = nn.Parameter(0.5 * torch.randn(width))
-        self.tokens_per_tick = 2 if self.is_interleaved else 1
-        self.backbone = Transformer(config.backbone, tokens_per_tick=self.tokens_per_tick)
-        condition_dim = (2 if self.is_interleaved else 1) * width
-        condition_dim += token_dim if config.direct_head_path else 0
+        self.backbone = Transformer(config.backbone, tokens_per_tick=TOKENS_PER_TICK)
+        condition_dim = 2 * width + (token_dim if config.direct_head_path else 0)
         self.head = Head(config.head, latent_dim=config.latent_dim, condition_dim=condition_dim)
         self.uncertainty = Uncertainty()
 
@@ -125,7 +120,7 @@ class Generator(nn.Module):
         dtype: torch.dtype,
     ) -> GeneratorState:
         """All-zero state; `max_chunk` counts ticks per call."""
-        tokens = max_chunk * self.tokens_per_tick
+        tokens = max_chunk * TOKENS_PER_TICK
         return GeneratorState(
             self.conditioner.init_state(
                 batch_size, max_chunk=max_chunk, device=device, dtype=dtype
@@ -161,8 +156,7 @@ class Generator(nn.Module):
         if history_drop_BT is not None:
             x_BTD = torch.where(history_drop_BT[..., None], self.null_latent_D, x_BTD)
         before_B1D = self._memory(state, x_BTD)
-        run = self._run_interleaved if self.is_interleaved else self._run_fused
-        return Condition(run(self.frame_in(v_BTV), x_BTD, before_B1D, state, active), v_BTV)
+        return Condition(self._run(self.frame_in(v_BTV), x_BTD, before_B1D, state, active), v_BTV)
 
     def observe_frame(
         self, features: FrameFeatures, state: GeneratorState, active: Tensor | None = None
@@ -181,17 +175,13 @@ class Generator(nn.Module):
         """The second half of `observe_frame`: the conditioner's token in, condition out."""
         frame_B1D = self.frame_in(v_B1V)
         before_B1D = self._memory(state, frame_B1D)
-        if self.is_interleaved:
-            out_B1D = self.backbone(frame_B1D, state.backbone, active, plan=plan)
-            return Condition(torch.cat((before_B1D, out_B1D), dim=-1), v_B1V)
-        out_B1D = self.backbone(frame_B1D + before_B1D, state.backbone, active, plan=plan)
-        return Condition(out_B1D, v_B1V)
+        out_B1D = self.backbone(frame_B1D, state.backbone, active, plan=plan)
+        return Condition(torch.cat((before_B1D, out_B1D), dim=-1), v_B1V)
 
     def plan_with_latent(self, state: GeneratorState) -> AttentionPlan:
         """The plan of the next `attend_with_latent`: positions, which need float64, and masks."""
-        num_tokens = self.tokens_per_tick
-        tokens_BTD = state.memory_BD[:, None].expand(-1, num_tokens, -1)
-        return self.backbone.plan(tokens_BTD, state.backbone, has_held_back=self.is_interleaved)
+        tokens_B2D = state.memory_BD[:, None].expand(-1, TOKENS_PER_TICK, -1)
+        return self.backbone.plan(tokens_B2D, state.backbone, has_held_back=True)
 
     def attend_with_latent(
         self,
@@ -204,8 +194,6 @@ class Generator(nn.Module):
         """`attend`, and the pass of the latent that `hold_latent` kept, in one."""
         if plan is None:
             plan = self.plan_with_latent(state)
-        if not self.is_interleaved:
-            return self.attend(v_B1V, state, active, plan=plan)
         is_first_B11 = (state.backbone.position_B == 0)[:, None, None]
         tokens_B2D = torch.cat((state.memory_BD[:, None], self.frame_in(v_B1V)), dim=1)
         out_B2D = self.backbone(tokens_B2D, state.backbone, active, plan=plan)
@@ -222,10 +210,8 @@ class Generator(nn.Module):
         self, x_BD: Tensor, state: GeneratorState, active: Tensor | None = None
     ) -> None:
         """The pass between frames: takes in the latent just drawn (normalised) [B, D]."""
-        embedded_BD = self._embed(x_BD)
-        if self.is_interleaved:
-            embedded_BD = self.backbone(embedded_BD[:, None], state.backbone, active)[:, 0]
-        write_(state.memory_BD, embedded_BD, active)
+        out_B1D = self.backbone(self._embed(x_BD)[:, None], state.backbone, active)
+        write_(state.memory_BD, out_B1D[:, 0], active)
 
     def denoiser(self, condition: Condition) -> Callable[[Tensor, Tensor], Tensor]:
         """Returns denoise(x, sigma) for a condition, whose share is computed only once.
@@ -265,7 +251,7 @@ class Generator(nn.Module):
         is_first = (state.backbone.position_B == 0)[:, None, None]
         return torch.where(is_first, bos, state.memory_BD[:, None])
 
-    def _run_interleaved(
+    def _run(
         self,
         frame_BTD: Tensor,
         x_BTD: Tensor,
@@ -282,16 +268,3 @@ class Generator(nn.Module):
         num_ticks = x_BTD.shape[1]
         at_latent_BTD = torch.cat((before_B1D, out[:, 1::2][:, : num_ticks - 1]), dim=1)
         return torch.cat((at_latent_BTD, out[:, 0::2]), dim=-1)
-
-    def _run_fused(
-        self,
-        frame_BTD: Tensor,
-        x_BTD: Tensor,
-        before_B1D: Tensor,
-        state: GeneratorState | None,
-        active: Tensor | None,
-    ) -> Tensor:
-        tokens = frame_BTD + torch.cat((before_B1D, x_BTD[:, :-1]), dim=1)
-        if state is not None:
-            write_(state.memory_BD, x_BTD[:, -1], active)
-        return self.backbone(tokens, state and state.backbone, active)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from spatial_v2a.config import SamplerConfig
 from spatial_v2a.models.autoencoder import split_latents
-from spatial_v2a.sampler_config import SamplerConfig
 
 # (x [..., D], sigma scalar tensor) -> estimate of the clean latent [..., D]
 Denoise = Callable[[Tensor, Tensor], Tensor]

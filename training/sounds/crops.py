@@ -15,7 +15,7 @@ from torch import Tensor
 from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.errors import UserError
 from spatial_v2a.timing import Timing
-from spatial_v2a.training.audio_data import SILENT_SHARE, AudioCrops
+from spatial_v2a.training.shards import SILENT_SHARE, AudioCrops
 from spatial_v2a.training.sounds.bank import Bank
 from spatial_v2a.training.sounds.synthesis import Samples
 

@@ -13,14 +13,15 @@ import vizdoom as vzd
 from numpy.typing import NDArray
 
 from spatial_v2a.concepts import class_index
-from spatial_v2a.training.stage.acs import (
+from spatial_v2a.training.stage.mod import (
     ON_FLOOR,
     SCRIPT_MOVE,
     SCRIPT_REMOVE,
     SCRIPT_SPAWN_BASE,
     SCRIPT_WANDER,
+    WALKER_ACTOR,
+    class_of_actor,
 )
-from spatial_v2a.training.stage.cast import WALKER_ACTOR, class_of_actor
 
 TIC_HZ = 35
 SAMPLES_PER_TIC = 1_260
@@ -175,10 +176,6 @@ class StageGame:
     def audio_LC(self) -> NDArray[np.int16]:
         """The engine's stereo samples of this tic [1260, 2]."""
         return self.state.audio_buffer
-
-    def tid_of_object(self, object_id: int) -> int | None:
-        """The tid of an engine object, if it is one of our actors."""
-        return self._tids.get(object_id)
 
 
 def _configured_game(wad: Path, mod: Path, map_name: str, folder: Path) -> vzd.DoomGame:

@@ -14,9 +14,9 @@ from spatial_v2a.conditioning.boxes import Box, BoxTokenBuilder, frame_features
 from spatial_v2a.conditioning.detections import Detections
 from spatial_v2a.conditioning.sounding import RESTING_S, depth_of_box
 from spatial_v2a.conditioning.tracker import BoxTracker, TrackPersistence
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.features import FrameFeatures
 from spatial_v2a.geometry import column, nearness
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.tracks.world import Thing, World
 

@@ -17,9 +17,9 @@ from scipy.signal import lfilter
 from spatial_v2a.audio.panning import pan_mono
 from spatial_v2a.concepts import CONCEPTS, Concept
 from spatial_v2a.conditioning.boxes import Box
+from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.errors import UserError
 from spatial_v2a.features import FrameFeatures
-from spatial_v2a.perception_config import PerceptionConfig
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.sounds.bank import Bank
 from spatial_v2a.training.sounds.crops import Split, item_rng
