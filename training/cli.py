@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -380,13 +380,51 @@ def record(
     print(f"{settings.num_clips} clips in {num_shards} shards of {plan.CLIPS_PER_SHARD}: {out}")
 
 
-def _register_tracks() -> None:
-    from spatial_v2a.training.tracks.command import tracks
+@app.command()
+def tracks(
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder for the clips.")],
+    count: Annotated[int, typer.Option(min=1, max=1000, help="How many clips.")] = 4,
+    concept: Annotated[str | None, typer.Option(help="What comes first in each of them.")] = None,
+    sounds: SoundsDir = None,
+    seed: Annotated[int, typer.Option(min=0, max=2**32, help="Of the collection.")] = 0,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Which part of it.")
+    ] = "train",
+    seconds: Annotated[float, typer.Option(min=1, max=60, help="Length of a clip.")] = 8.0,
+    exact: Annotated[
+        bool, typer.Option("--exact", help="Without the faults of a detector.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
+) -> None:
+    """Writes simulated clips: what a generator hears of them (wav) and what it sees (png)."""
+    import soundfile
 
-    app.command("tracks")(tracks)
+    from spatial_v2a.concepts import concept as known_concept
+    from spatial_v2a.config import load_config
+    from spatial_v2a.files import written_folder
+    from spatial_v2a.timing import TIMING
+    from spatial_v2a.training.sounds.folder import open_bank
+    from spatial_v2a.training.tracks.boxes import NO_FAULTS
+    from spatial_v2a.training.tracks.simulate import SimulatedTracks, draw_clip
 
-
-_register_tracks()
+    if concept is not None:
+        known_concept(concept)
+    config = load_config("stage", ["perception.sounds=concepts"]).perception
+    collection = SimulatedTracks(
+        open_bank(sounds),
+        config,
+        seed=seed,
+        split=split,
+        duration_s=seconds,
+        faults=NO_FAULTS if exact else None,
+    )
+    with written_folder(out, overwrite=overwrite) as draft:
+        for index in range(count):
+            clip = collection.clip(index, concept=concept)
+            soundfile.write(draft / f"{clip.key}.wav", clip.audio_LC, TIMING.sample_rate_hz)
+            draw_clip(clip, draft / f"{clip.key}.png")
+            heard = ", ".join(track.concept for track in clip.tracks) or "nothing"
+            print(f"{clip.key}: {heard}")
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ Legend: T ticks, L samples, C channels, N events.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from spatial_v2a.concepts import CONCEPTS, Concept
 from spatial_v2a.conditioning.boxes import Box
 from spatial_v2a.config import PerceptionConfig
 from spatial_v2a.errors import UserError
-from spatial_v2a.features import FrameFeatures
+from spatial_v2a.features import BOX_FIELDS, FrameFeatures
 from spatial_v2a.timing import TIMING
 from spatial_v2a.training.sounds.bank import Bank
 from spatial_v2a.training.sounds.crops import Split, item_rng
@@ -241,3 +242,33 @@ def _through_air(mono_L: NDArray, distance_m: float) -> NDArray:
     dull = 1 - np.exp(-distance_m / AIR_M)
     low_L = lfilter([share], [1, share - 1], mono_L)
     return (1 - dull) * mono_L + dull * low_L
+
+
+def draw_clip(clip: SimulatedClip, path: Path) -> None:
+    """A picture of a clip: bearing and distance of every thing, its events, and the boxes seen."""
+    # Takes half a second to import, and few clips are drawn.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    bearing, distance, columns = figure.subplots(3, sharex=True)
+    for number, track in enumerate(clip.tracks):
+        time_s = np.arange(len(track.azimuth_deg_T)) / TIMING.tick_hz
+        colour = f"C{number}"
+        bearing.plot(time_s, track.azimuth_deg_T, colour, label=track.concept)
+        distance.semilogy(time_s, track.distance_T, colour)
+        for onset_s in track.onsets_s[:200]:
+            bearing.axvline(onset_s, color=colour, alpha=0.2, linewidth=0.8)
+    for edge in (clip.fov_deg / 2, -clip.fov_deg / 2):
+        bearing.axhline(edge, color="grey", linestyle=":")
+    mask_TK = clip.features.box_mask_BTK[0].numpy()
+    cx_TK = clip.features.boxes_BTKF[0, ..., BOX_FIELDS.index("cx")].numpy()
+    ticks, slots = np.nonzero(mask_TK)
+    columns.scatter(ticks / TIMING.tick_hz, cx_TK[ticks, slots], s=3)
+    bearing.set_ylabel("bearing, degrees to the left")
+    distance.set_ylabel("distance, m")
+    columns.set(ylabel="boxes: column", xlabel="s", ylim=(1, 0))
+    if clip.tracks:
+        bearing.legend(loc="upper right")
+    figure.savefig(path, dpi=80)
