@@ -149,10 +149,10 @@ def test_an_unedited_file_gives_the_features_of_the_picture_bit_by_bit(
 
 
 def test_held_boxes_are_not_in_the_file_and_come_back_from_it(
-    tmp_path: Path, writer: TrackWriter, emptied: Path
+    tmp_path: Path, writer: TrackWriter, dubber: Dubber, emptied: Path
 ) -> None:
     out = writer.write(plan_tracks(emptied, out=tmp_path)).out
-    found = compare(writer.perception, emptied, out)
+    found = compare(dubber.perception, emptied, out)
     assert found.strip("s.") == "h" * 30 and found.endswith("."), found
     has_box = [bool(line["boxes"]) for line in read(out)]
     assert has_box == [letter == "s" for letter in found]
