@@ -96,7 +96,6 @@ def compile_traced(
         UserError: in a process forked off one that had made a graph.
     """
     check_not_forked()
-    import openvino
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
@@ -108,7 +107,19 @@ def compile_traced(
     model.reshape({i: list(tensor.shape) for i, tensor in enumerate(example)})
     if weights == "int8":
         _quantize(model)
-    return CompiledNetwork(openvino.Core().compile_model(model, "CPU", OPTIONS), notes)
+    return CompiledNetwork(_core().compile_model(model, "CPU", OPTIONS), notes)
+
+
+@functools.cache
+def _core() -> Any:
+    """OpenVINO, once a process and never taken down.
+
+    Its CPU plug-in gives the thread that loads it a stack for signals, and frees that memory with
+    the last network: the next Ctrl-C was a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 # Those in use, so that a second stream of the process compiles nothing.
@@ -169,7 +180,7 @@ def _import_kept(key: str) -> CompiledNetwork | None:
 
     memory = openvino.Tensor(entry.network, shared_memory=True)
     try:
-        model = openvino.Core().import_model(memory, "CPU", OPTIONS)
+        model = _core().import_model(memory, "CPU", OPTIONS)
     except RuntimeError as error:
         log.info("a kept network is compiled again: %s", error)
         return None

@@ -396,7 +396,10 @@ def test_nothing_stays_wrapped(subject: Pipeline, clip: Path) -> None:
         (["--preset", "tiny", "--checkpoint", "stage"], "exclude each other"),
         (["--checkpoint", "nowhere"], "no checkpoint folder nowhere"),
         (["--video", "nothing.mp4"], "nothing.mp4"),
-        (["--preset", "tiny", "--device", "abacus"], "--device abacus is unknown"),
+        (
+            ["--preset", "tiny", "--device", "abacus"],
+            "'abacus' is not one of 'auto', 'cpu', 'cuda'",
+        ),
         (["--seconds", "0"], "--seconds"),
         (["--seconds", "nan"], "--seconds"),
         (["--streams", "0"], "--streams"),

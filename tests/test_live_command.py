@@ -244,7 +244,10 @@ BAD = [
     (["--source", "clip.mp4", "--sink", "x.wav", "--seconds", "0"], "--seconds"),
     (["--source", "clip.mp4", "--sink", "x.wav", "--without", "sky"], "'sky'"),
     (["--source", "clip.mp4", "--sink", "x.wav", "--guidance", "99"], "--guidance"),
-    (["--source", "clip.mp4", "--sink", "x.wav", "--device", "tpu"], "--device tpu is unknown"),
+    (
+        ["--source", "clip.mp4", "--sink", "x.wav", "--device", "tpu"],
+        "'tpu' is not one of 'auto', 'cpu', 'cuda'",
+    ),
     (["--source", "clip.mp4", "--sink", "x.wav", "--checkpoint", "nowhere"], "no checkpoint"),
     (["--source", "clip.mp4", "--sink", "x.wav", "--fov", "180"], "field of view 180"),
     (["--source", "camera", "--device-name", "none", "--sink", "x.wav"], "--device-name"),

@@ -1,6 +1,8 @@
 """OpenVINO as a compiler: encoders and engine give what PyTorch gives, int8 nearly so."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -128,3 +130,39 @@ def test_the_bundled_checkpoint_in_8_bit_is_near() -> None:
     assert 1e-4 < float(difference.norm() / heard["float32"][:, first].norm()) < 0.05
     level_db = 20 * torch.log10(heard["int8"].norm() / heard["float32"].norm())
     assert abs(float(level_db)) < 0.5
+
+
+AFTER_A_NETWORK = """
+import ctypes, gc, signal, torch
+from spatial_v2a.conditioning.compiled import OpenVinoGraph, compile_traced
+
+class Stack(ctypes.Structure):
+    _fields_ = [("at", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t)]
+
+def signal_stack():
+    stack = Stack()
+    ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+    return stack.at
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+stacks, graphs = [], []
+for _ in range(2):
+    traced = torch.jit.trace(torch.nn.Linear(4, 4), torch.zeros(1, 4))
+    graphs.append(OpenVinoGraph(compile_traced(traced, (torch.zeros(1, 4),))))
+    stacks.append(signal_stack())
+assert stacks[0] == stacks[1], "every network brings a stack for signals, and takes it with it"
+del graphs, traced
+gc.collect()
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the stack of signals")
+def test_ctrl_c_after_the_last_network_is_an_interrupt() -> None:
+    """It was a segmentation fault: signals were handled on memory that OpenVINO had freed."""
+    command = [sys.executable, "-c", AFTER_A_NETWORK]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr

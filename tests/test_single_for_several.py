@@ -18,7 +18,7 @@ from spatial_v2a.training.shards import ShardIndex
 CALLS: dict[str, Callable[[], object]] = {
     "without": lambda: Stream(SpatialV2A(load_config("tiny")), without="depth"),
     "overrides": lambda: load_config("tiny", "sampler.steps=3"),
-    "streams": lambda: Perception.from_checkpoint(
+    "cues": lambda: Perception.from_checkpoint(
         "stage", load_config("tiny").perception, cues="boxes"
     ),
     "mute": lambda: parse_edits(mute=3),

@@ -33,6 +33,7 @@ from spatial_v2a.inference.cli.options import (
     SpatialGuidance,
     Without,
     command_line,
+    engine_settings,
     streams,
 )
 from spatial_v2a.inference.cli.output import say_loading
@@ -127,6 +128,7 @@ def live(
     from spatial_v2a.inference.live.sources import SourceOptions, is_file, open_source
 
     _check_sink(sink, pcm, overwrite=overwrite, provenance=provenance)
+    engine_settings(seed=seed, nfe=nfe, guidance=guidance, spatial_guidance=spatial_guidance)
     options = SourceOptions(
         device_name=device_name,
         input_format=input_format,

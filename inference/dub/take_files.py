@@ -4,6 +4,7 @@ Legend: L samples, C audio channels.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -196,7 +197,8 @@ def write_file(
     if origin is not None:
         sidecars = attach(draft, origin, ingredient=job.source.path, out=take.out, outputs=outputs)
     old = sidecar_of(take.out)
-    if not sidecars and old.is_file() and take.out.name.encode() in old.read_bytes():
+    # os.path.isfile is false for a name that is too long, where Path.is_file raises.
+    if not sidecars and os.path.isfile(old) and take.out.name.encode() in old.read_bytes():
         log.warning("%s belongs to an earlier %s and no longer fits; remove it", old, take.out.name)
     if take.report is not None and draw is not None:
         draw(outputs.new(take.report))
