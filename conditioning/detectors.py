@@ -492,7 +492,8 @@ class Perceptions:
         general_share = _sure_share(
             general.detector, pictures, GENERAL_SURE_SCORE, sounds=general.sounds
         )
-        name = GENERAL if general_share > own_share else STAGE
+        # Where neither is sure it is another world: in its own the bundled one mostly is.
+        name = GENERAL if general_share >= own_share else STAGE
         # No warning, but who dubs without a flag must be told.
         log.warning(
             "%s: detector %s (sure of %d of %d pictures, the checkpoint's own of %d)",

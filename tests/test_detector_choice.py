@@ -75,8 +75,8 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     [
         pytest.param(0.9, 0.9, "person", "yolo", id="its own game"),
         pytest.param(0.3, 0.8, "person", "nanodet", id="another world"),
-        pytest.param(0.3, 0.8, "tv", "yolo", id="only silent things"),
-        pytest.param(0.3, 0.3, "person", "yolo", id="nothing sure"),
+        pytest.param(0.3, 0.8, "tv", "nanodet", id="only silent things"),
+        pytest.param(0.3, 0.3, "person", "nanodet", id="nothing sure"),
     ],
 )
 def test_the_surer_detector_is_chosen(
